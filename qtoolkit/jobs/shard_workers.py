@@ -31,6 +31,8 @@ from qtoolkit.stream.shards import ShardedJob, Task
 
 # Packages of which each worker has the same version.
 _SAME = ("qtoolkit", "torch", "transformers")
+# What a pool of processes, and what Dask, says of workers that ended.
+_LOST = ("BrokenProcessPool", "KilledWorker")
 _KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
 
 
@@ -85,6 +87,9 @@ class ExecutorWorkers:
         """Call a function once on each worker that is known by its address, or once at all."""
         # Of Dask's executor: it names its client nowhere else.
         client: Any = getattr(self._executor, "_client", None)
+        status = getattr(client, "status", "running")
+        if status != "running":
+            raise ConfigError(f"the Dask client of executor is {status}: give one that is open, or leave it out")
         try:
             if not hasattr(client, "nthreads"):
                 return [("a worker", self._executor.submit(function, *arguments))]
@@ -120,7 +125,9 @@ class _ExecutorTasks:
                 if isinstance(answer.error, QToolkitError):
                     raise answer.error
                 if answer.error is not None:
-                    what = f"{type(answer.error).__name__}: {oneline(answer.error)}"
+                    kind = type(answer.error).__name__
+                    why = "; workers are lost mostly where memory runs out" if kind in _LOST else ""
+                    what = f"{kind}: {oneline(answer.error)}{why}"
                     raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
                 yield answer.number, answer.result
 

@@ -54,6 +54,19 @@ def test_an_executor_that_is_closed(tiny_llama: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
+def test_a_client_of_dask_that_is_closed(tiny_llama: Path, tmp_path: Path) -> None:
+    import distributed
+
+    dask: Any = distributed
+    with dask.LocalCluster(1, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
+        client = dask.Client(cluster, set_as_default=False)
+        client.close()
+        with pytest.raises(ConfigError, match="the Dask client of executor is closed: give one that is open"):
+            qt.quantize(tiny_llama, gptq(shards=2), output=tmp_path / "out", executor=client)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("lack", ["version", "folder", "model", "weights"])
 def test_a_worker_that_differs_is_named(tiny_llama: Path, tmp_path: Path, lack: str) -> None:
     known, seen = versions(), tmp_path / "seen"
