@@ -1,6 +1,6 @@
 """What a Dask cluster gives when it loses workers: GPTQ on SmolLM2-135M, all bytes compared with those of one process.
 
-    OMP_NUM_THREADS=1 python benchmarks/lost_workers.py MODEL [--jobs 10] [--seed 0] [--blocks 4] [--samples 16]
+    OMP_NUM_THREADS=1 python benchmarks/lost_workers.py MODEL [--jobs 10] [--seed 0] [--blocks 3] [--samples 16]
 
 A `LocalCluster` of four workers does the jobs. In each, two of its workers are killed (SIGKILL) at random moments, and
 one is added; between two jobs there are four again. At the end the scheduler is killed in the middle of a job, and the
@@ -93,7 +93,7 @@ class Losses:
 @contextmanager
 def cluster_of_four() -> Any:
     """Start a cluster whose workers stay lost, and yield its client."""
-    with CLUSTER(WORKERS, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with CLUSTER(n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         for nanny in cluster.workers.values():
             nanny.auto_restart = False
         with CLIENT(cluster) as client:
@@ -182,10 +182,10 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--samples", type=int, default=16)
     given = parser.parse_args()
-    config = qt.GPTQ(group_size=64, shards=8, calibration=TEXTS, num_samples=given.samples, seq_len=128, refine=1)
+    config = qt.GPTQ(group_size=64, shards=8, calibration=TEXTS, num_samples=given.samples, seq_len=64, refine=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = first_blocks(given.model, folder, given.blocks)

@@ -59,7 +59,7 @@ def test_a_client_of_dask_that_is_closed(tiny_llama: Path, tmp_path: Path) -> No
     import distributed
 
     dask: Any = distributed
-    with dask.LocalCluster(1, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with dask.LocalCluster(n_workers=1, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
         client = dask.Client(cluster, set_as_default=False)
         client.close()
         with pytest.raises(ConfigError, match="the Dask client of executor is closed: give one that is open"):

@@ -53,7 +53,7 @@ def test_a_scheduler_of_dask_is_found_by_its_address(shell: InteractiveShell, mo
         return SimpleNamespace(report=executor.submit(pow, 2, 5).result())
 
     monkeypatch.setattr(api, "quantize", quantize)
-    with LocalCluster(1, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with LocalCluster(n_workers=1, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
         assert run(shell, f"{LINE} --dask {cluster.scheduler_address}") == 32
 
 
