@@ -27,11 +27,12 @@ from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
-from qtoolkit.stream.sharded_run import call_task
-from qtoolkit.stream.shards import ShardedJob
+from qtoolkit.stream.shards import ShardedJob, Task
 
 # Packages of which each worker has the same version.
 _SAME = ("qtoolkit", "torch", "transformers")
+# What a pool of processes, and what Dask, says of workers that ended.
+_LOST = ("BrokenProcessPool", "KilledWorker")
 _KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
 
 
@@ -86,6 +87,9 @@ class ExecutorWorkers:
         """Call a function once on each worker that is known by its address, or once at all."""
         # Of Dask's executor: it names its client nowhere else.
         client: Any = getattr(self._executor, "_client", None)
+        status = getattr(client, "status", "running")
+        if status != "running":
+            raise ConfigError(f"the Dask client of executor is {status}: give one that is open, or leave it out")
         try:
             if not hasattr(client, "nthreads"):
                 return [("a worker", self._executor.submit(function, *arguments))]
@@ -112,18 +116,18 @@ class _ExecutorTasks:
         self._job = job
         self._retries = retries
 
-    def run(
-        self, task: str, calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
-    ) -> Iterator[tuple[int, Any]]:
+    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
         """See `Tasks`."""
-        given = [(self._job, task, arguments) for arguments in calls]
+        given = [(self._job, task) for task in tasks]
         found = answers(self._executor, do_task, given, retries=self._retries, on_wait=on_wait)
         with closing(found):
             for answer in found:
                 if isinstance(answer.error, QToolkitError):
                     raise answer.error
                 if answer.error is not None:
-                    what = f"{type(answer.error).__name__}: {oneline(answer.error)}"
+                    kind = type(answer.error).__name__
+                    why = "; workers are lost mostly where memory runs out" if kind in _LOST else ""
+                    what = f"{kind}: {oneline(answer.error)}{why}"
                     raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
                 yield answer.number, answer.result
 
@@ -158,7 +162,7 @@ def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkp
         raise ConfigError(f"{_name()} reads other weights under the model's name: give all workers the same files")
 
 
-def do_task(job: ShardedJob, task: str, arguments: tuple[Any, ...], attempt: int) -> Any:
+def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
     """Do a task in this process, one at a time whatever its threads.
 
     Raises:
@@ -166,7 +170,7 @@ def do_task(job: ShardedJob, task: str, arguments: tuple[Any, ...], attempt: int
     """
     try:
         with _held.lock:
-            return call_task(_held.worker(job), task, arguments)
+            return task(_held.worker(job))
     except QToolkitError as error:
         raise type(error)(f"{_name()}: {error}") from error
     except Exception as error:
