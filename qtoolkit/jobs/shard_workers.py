@@ -5,11 +5,10 @@ import platform
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import (
     ConfigError,
@@ -28,6 +27,9 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
 from qtoolkit.stream.shards import ShardedJob, Task
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 # Packages of which each worker has the same version.
 _SAME = ("qtoolkit", "torch", "transformers")
@@ -105,22 +107,20 @@ class ExecutorWorkers:
 
     def tasks(self, job: ShardedJob) -> "_ExecutorTasks":
         """See `Workers`."""
-        return _ExecutorTasks(self._executor, job, self._retries)
+        return _ExecutorTasks(self, job)
 
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function on workers; yield numbers of calls and results as they come.
 
-class _ExecutorTasks:
-    """Do the tasks of a job on an executor; implements `Tasks`."""
+        Args:
+            function, calls, on_wait: as for `answers`.
 
-    def __init__(self, executor: Executor, job: ShardedJob, retries: int) -> None:
-        self._executor = executor
-        self._job = job
-        self._retries = retries
-
-    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
-        """See `Tasks`."""
-        given = [(self._job, task) for task in tasks]
-        found = answers(self._executor, do_task, given, retries=self._retries, on_wait=on_wait)
-        with closing(found):
+        Raises:
+            QToolkitError: a call failed, or its worker was lost too often.
+        """
+        with closing(answers(self._executor, function, calls, retries=self._retries, on_wait=on_wait)) as found:
             for answer in found:
                 if isinstance(answer.error, QToolkitError):
                     raise answer.error
@@ -130,6 +130,18 @@ class _ExecutorTasks:
                     what = f"{kind}: {oneline(answer.error)}{why}"
                     raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
                 yield answer.number, answer.result
+
+
+class _ExecutorTasks:
+    """Do the tasks of a job on an executor; implements `Tasks`."""
+
+    def __init__(self, workers: ExecutorWorkers, job: ShardedJob) -> None:
+        self._workers = workers
+        self._job = job
+
+    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
+        """See `Tasks`."""
+        yield from self._workers.run(do_task, [(self._job, task) for task in tasks], on_wait)
 
     def close(self) -> None:
         """See `Tasks`: what a pool of threads left in this process; other processes keep a block until the next job."""
@@ -168,9 +180,19 @@ def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
     Raises:
         QToolkitError: it fails and would fail again; the message names the worker.
     """
+    with naming_worker(), _held.lock:
+        return task(_held.worker(job))
+
+
+@contextmanager
+def naming_worker() -> Iterator[None]:
+    """Let errors of a `with` block that would come again name this worker.
+
+    Raises:
+        QToolkitError: they, and those of memory and disk.
+    """
     try:
-        with _held.lock:
-            return task(_held.worker(job))
+        yield
     except QToolkitError as error:
         raise type(error)(f"{_name()}: {error}") from error
     except Exception as error:
