@@ -198,7 +198,7 @@ AWQ = (
     Entry(
         "mlx-lm",
         "awq",
-        source="mlx_lm/utils.py:113-116, 569",
+        source="mlx_lm/utils.py:113-116, 382, 569: groups by the shapes of scales",
         since=(Since("0.30.4", without="0.30.2", found="_transform_awq_weights in utils.py"),),
         limits=(_FOUR_BITS, Limit("group_sizes", (32, 64, 128), "AWQ in groups of {got}")),
     ),
