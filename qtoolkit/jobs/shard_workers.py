@@ -21,7 +21,7 @@ from qtoolkit.errors import (
 )
 from qtoolkit.files import DISK_FULL
 from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
-from qtoolkit.jobs.executor_tasks import answers
+from qtoolkit.jobs.executor_tasks import answers, dask_status
 from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource, QuantizeRequest
@@ -89,7 +89,7 @@ class ExecutorWorkers:
         """Call a function once on each worker that is known by its address, or once at all."""
         # Of Dask's executor: it names its client nowhere else.
         client: Any = getattr(self._executor, "_client", None)
-        status = getattr(client, "status", "running")
+        status = dask_status(self._executor)
         if status != "running":
             raise ConfigError(f"the Dask client of executor is {status}: give one that is open, or leave it out")
         try:
