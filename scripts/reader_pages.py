@@ -12,11 +12,11 @@ def page_limits() -> str:
     rows = {entry.reader: entry for entry in ENTRIES if entry.format == "gptq"}
     by_field = {
         field: [one.title for one in PROGRAMS if one.name in rows and _limit(rows[one.name], field)]
-        for field in ("mixed_units", "outside_tiles")
+        for field in ("unlike_units", "outside_tiles")
     }
     groups = [f"{one.title} {_listed(_limit(rows[one.name], 'group_sizes'))}" for one in PROGRAMS if one.name in rows]
     tiles = " or ".join(f"{rows_} x {columns}" for rows_, columns in TILES)
-    fused, strict = (" and ".join(by_field[field]) for field in ("mixed_units", "outside_tiles"))
+    fused, strict = (" and ".join(by_field[field]) for field in ("unlike_units", "outside_tiles"))
     return (
         f"{fused} multiply q, k and v as one matrix, and gate and up: these must have the same bits. Groups of GPTQ "
         f"(-1: one scale an output) are {'; '.join(one for one in groups if not one.endswith(' '))}. The kernel of "

@@ -10,6 +10,13 @@ from qtoolkit.errors import QToolkitError
 _HEARTBEAT = 0.5
 
 
+def take_one_thread() -> None:
+    """Let torch use one thread in this process, which others of its kind share a machine with."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class Answer(NamedTuple):
     """Hold what came of a call.
 

@@ -21,6 +21,11 @@ _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the
 _MISNAMED = Limit(
     "misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew", is_kept=True
 )
+# sglang/srt/layers/quantization/gptq/gptq.py:446 gives experts the options of the whole model, and asks no `dynamic`.
+_EXPERTS = (
+    Limit("plain_experts", (False,), "experts in 16 bits, which it takes for quantized", "quantize the experts too"),
+    Limit("own_experts", (False,), "experts with other options than the model's", "give experts those of the model"),
+)
 
 GPTQ = (
     Entry(
@@ -84,6 +89,7 @@ GPTQ = (
         limits=(
             WHOLE_EXPERTS,
             Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
+            *_EXPERTS,
             Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
             Limit("group_sizes", SERVER_GROUPS, "GPTQ in groups of {got}", "give group_size -1, 32, 64 or 128"),
             TILED,

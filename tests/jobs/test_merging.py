@@ -181,7 +181,9 @@ BAD: dict[str, tuple[Any, type[QToolkitError], str]] = {
     ),
     "missing modules": (
         lambda source, folder: with_tensors(
-            source, folder, lambda one: {key.replace("q_proj", "query"): value for key, value in one.items()}
+            changed(source, folder.with_name("named"), target_modules=["query", "v_proj"]),
+            folder,
+            lambda one: {key.replace("q_proj", "query"): value for key, value in one.items()},
         ),
         ConfigError,
         "no linear layer of .*: give an adapter of this model",
@@ -195,7 +197,7 @@ BAD: dict[str, tuple[Any, type[QToolkitError], str]] = {
     ),
     "a rank larger than a layer": (
         lambda source, folder: with_tensors(
-            source,
+            changed(source, folder.with_name("named"), rank_pattern={Q.removeprefix("base_model.model."): 80}),
             folder,
             lambda one: one | {f"{Q}.lora_A.weight": torch.ones(80, 64), f"{Q}.lora_B.weight": torch.ones(64, 80)},
         ),
