@@ -58,7 +58,9 @@ class WeightOnlyMethod(Method):
         return ()
 
     def refuse_workers(self, config: Any) -> None:
-        """See `Method`: workers share the blocks of any."""
+        """See `Method`: workers share the blocks of any whose layers do not know of one another."""
+        if type(self).quantize is not WeightOnlyMethod.quantize:
+            super().refuse_workers(config)
 
 
 class LinearMethod(WeightOnlyMethod):

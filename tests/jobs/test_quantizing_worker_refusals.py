@@ -13,6 +13,7 @@ from qtoolkit.jobs import shard_workers
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.shard_workers import do_task, look_around
 from qtoolkit.measure.host import versions
+from qtoolkit.methods import get_method
 from qtoolkit.requests import ModelSource
 from qtoolkit.stream.shard_worker import ShardWorker
 from tests.methods.gptq.jobs import gptq
@@ -44,6 +45,18 @@ def test_a_loaded_model(tmp_path: Path) -> None:
 def test_more_shards_than_samples() -> None:
     with pytest.raises(ConfigError, match="shards must be at most num_samples, 8, got 9"):
         gptq(shards=9)
+
+
+def test_a_method_with_a_way_of_its_own_to_quantize_a_model() -> None:
+    method: Any = get_method("absmax")
+    method.refuse_workers(qt.AbsMax())
+
+    class Whole(type(method)):
+        def quantize(self, *given: Any, **named: Any) -> Any:
+            raise AssertionError("not called")
+
+    with pytest.raises(ConfigError, match="AbsMax is made in one process: leave out executor"):
+        Whole().refuse_workers(qt.AbsMax())
 
 
 def test_an_executor_that_is_closed(tiny_llama: Path, tmp_path: Path) -> None:
