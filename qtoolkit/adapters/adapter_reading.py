@@ -3,28 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from qtoolkit.adapters.adapter_config import AdapterConfig, read_config_of
 from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, PREFIX, REPAIRS, A, B
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG
 from qtoolkit.checkpoints.remedy import refuse_pointers
 from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import CheckpointError, ModelNotFoundError, UnsafeCheckpointError, UnsupportedModelError
-from qtoolkit.files import read_json, sha256_of
+from qtoolkit.files import sha256_of
 
-# Entries of an adapter's config that change more than a product of two matrices does, with what means nothing.
-_MORE = {
-    "use_dora": False,
-    "lora_bias": False,
-    "bias": "none",
-    "modules_to_save": None,
-    "layer_replication": None,
-    "target_parameters": None,
-    "trainable_token_indices": None,
-}
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -103,61 +94,42 @@ def read_adapter(folder: Path) -> Adapter:
                 f"{folder} holds a pickled adapter, and unpickling runs code: ask its author for {ADAPTER_WEIGHTS}"
             )
         raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS}: get the adapter again")
-    values = read_json(folder / ADAPTER_CONFIG)
-    kind = values.get("peft_type")
-    if kind != "LORA":
-        raise UnsupportedModelError(f"{folder} holds an adapter of type {kind!r:.40}: LoRA alone is merged")
-    used = next((key for key, nothing in _MORE.items() if values.get(key, nothing) not in (nothing, None, [])), None)
-    if used is not None:
-        raise UnsupportedModelError(
-            f"{folder} has {used}={values[used]!r:.60}, which changes more than a product of two matrices does: "
-            "merge it with peft in full precision, and quantize the result"
-        )
-    base, revision = values.get("base_model_name_or_path"), values.get("revision")
+    config = read_config_of(folder)
     return Adapter(
         folder=folder,
-        base=base if isinstance(base, str) and base else None,
-        revision=revision if isinstance(revision, str) and revision else None,
-        changes=_read_changes(folder, values),
+        base=config.base,
+        revision=config.revision,
+        changes=_read_changes(folder, config),
         sha256=sha256_of(folder / ADAPTER_WEIGHTS),
         repairs=_repairs(folder / ADAPTER_WEIGHTS),
     )
 
 
-def _read_changes(folder: Path, values: Mapping[str, Any]) -> dict[str, Change]:
+def _read_changes(folder: Path, config: AdapterConfig) -> dict[str, Change]:
     """Return the change of each layer, by its full name."""
-    file = folder / ADAPTER_WEIGHTS
-    tensors = {key.removeprefix(PREFIX): tensor[...] for key, tensor in read_tensors(file).items()}
+    stored = read_tensors(folder / ADAPTER_WEIGHTS)
+    tensors = {key.removeprefix(PREFIX): tensor for key, tensor in stored.items()}
     layers = {key.removesuffix(f".{A}").removesuffix(f".{B}") for key in tensors}
-    alpha = values.get("lora_alpha")
-    if not layers or isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise CheckpointError(f"{folder} holds no matrices, or no lora_alpha: get the adapter again")
-    group_size = _group_size(folder, values)
-    alphas = values.get("alpha_pattern") or {}
-    if not isinstance(alphas, dict):
-        raise CheckpointError(f"{folder} has alpha_pattern={alphas!r:.40}, which is no object: get the adapter again")
+    if not layers or len(tensors) < len(stored):
+        what = "names a matrix twice" if layers else "holds no matrices"
+        raise CheckpointError(f"{folder} {what}: get the adapter again")
     changes = {}
     for name in sorted(layers):
-        a, b = tensors.get(f"{name}.{A}"), tensors.get(f"{name}.{B}")
-        if a is None or b is None:
+        pair = tensors.get(f"{name}.{A}"), tensors.get(f"{name}.{B}")
+        if pair[0] is None or pair[1] is None:
             raise UnsupportedModelError(f"{folder} has {name} without a pair of matrices of a linear layer: not merged")
-        if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not len(a):
+        a, b = (one[...] for one in pair if one is not None)
+        if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not a.numel() or not b.numel():
             raise CheckpointError(f"{folder}: {name} has matrices {list(b.shape)} and {list(a.shape)}: get it again")
-        if not (a.float().isfinite().all() and b.float().isfinite().all()):
-            raise CheckpointError(f"{folder}: {name} holds NaN or infinity: train the adapter again")
-        rank = len(a)
-        own = _alpha_of(name, alphas, alpha)
-        scaling = own / rank**0.5 if values.get("use_rslora") else own / rank
-        changes[name] = Change(a=_of_inputs(a, group_size), b=b, scaling=scaling, group_size=group_size)
+        if not (a.is_floating_point() and b.is_floating_point()):
+            raise CheckpointError(f"{folder}: {name} has matrices of {a.dtype} and {b.dtype}: get the adapter again")
+        scaling = config.scaling_of(name, len(a))
+        # Of NaN, too, the product is not smaller.
+        if not (abs(scaling) + 1) * len(a) * a.double().abs().max() * b.double().abs().max() < _LARGEST:
+            raise CheckpointError(f"{folder}: {name} holds NaN or infinity, or products do: train the adapter again")
+        size = config.group_size
+        changes[name] = Change(a=_of_inputs(a, size), b=b, scaling=scaling, group_size=size)
     return changes
-
-
-def _group_size(folder: Path, values: Mapping[str, Any]) -> int:
-    """Return how many inputs share a column of A: 1 but for QA-LoRA."""
-    size = values.get("qalora_group_size") if values.get("use_qalora") else 1
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise CheckpointError(f"{folder} has qalora_group_size={size!r:.40}: get the adapter again")
-    return size
 
 
 def _of_inputs(a: torch.Tensor, group_size: int) -> torch.Tensor:
@@ -168,14 +140,6 @@ def _of_inputs(a: torch.Tensor, group_size: int) -> torch.Tensor:
     if group_size == 1:
         return a
     return a.float().repeat_interleave(group_size, dim=1) * (a.shape[1] / group_size)
-
-
-def _alpha_of(name: str, alphas: Mapping[str, Any], alpha: float) -> float:
-    """Return the `lora_alpha` of a layer: of the first pattern that its name ends with, as peft finds it."""
-    for pattern, own in alphas.items():
-        if (name == pattern or name.endswith(f".{pattern}")) and isinstance(own, int | float):
-            return float(own)
-    return alpha
 
 
 def _repairs(file: Path) -> bool:

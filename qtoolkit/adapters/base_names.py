@@ -9,7 +9,7 @@ from qtoolkit.files import read_json
 from qtoolkit.publishing import read_receipt
 
 # Beside an adapter that was trained on a folder of qtoolkit's: by which weights that folder is known.
-_TRAINED_ON = "qtoolkit_trained_on.json"
+TRAINED_ON = "qtoolkit_trained_on.json"
 _FINGERPRINT = "weights_fingerprint"
 
 
@@ -60,8 +60,12 @@ def write_trained_on(name: str | None, adapter: Path) -> None:
     folder = Path(name) if name else None
     receipt = read_receipt(folder) if folder is not None and folder.is_dir() else None
     if receipt is not None and receipt.weights_fingerprint and (adapter / ADAPTER_CONFIG).is_file():
-        text = json.dumps({_FINGERPRINT: receipt.weights_fingerprint}, indent=2) + "\n"
-        (adapter / _TRAINED_ON).write_text(text, encoding="utf-8")
+        (adapter / TRAINED_ON).write_text(trained_on_text(receipt.weights_fingerprint), encoding="utf-8")
+
+
+def trained_on_text(fingerprint: str) -> str:
+    """Return what stands beside an adapter that was trained on the weights of a fingerprint."""
+    return json.dumps({_FINGERPRINT: fingerprint}, indent=2) + "\n"
 
 
 def trained_on(adapter: Path) -> str | None:
@@ -70,6 +74,6 @@ def trained_on(adapter: Path) -> str | None:
     Raises:
         CheckpointError: what tells it is damaged.
     """
-    file = adapter / _TRAINED_ON
+    file = adapter / TRAINED_ON
     value = read_json(file).get(_FINGERPRINT) if file.is_file() else None
     return value if isinstance(value, str) else None

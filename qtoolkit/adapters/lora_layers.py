@@ -5,6 +5,7 @@ This module is imported as soon as peft is, if qtoolkit was imported before, and
 
 import copy
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,10 +193,19 @@ def _naming_card(write: Any) -> Any:
         for config in model.peft_config.values():
             found = public_base(config.base_model_name_or_path) if vars(config).get("on_codes") else None
             if found is not None and found.name is not None:
-                text = card.read_text(encoding="utf-8").replace(config.base_model_name_or_path, found.name)
-                card.write_text(text, encoding="utf-8")
+                named = _named_anew(card.read_text(encoding="utf-8"), config.base_model_name_or_path, found.name)
+                card.write_text(named, encoding="utf-8")
 
     return wrapper
+
+
+def _named_anew(card: str, old: str, new: str) -> str:
+    """Return a card with another name of the base: in its metadata, and of a path everywhere."""
+    lines = [
+        line.replace(old, new) if line.startswith("base_model:") or ":adapter:" in line or os.sep in old else line
+        for line in card.split("\n")
+    ]
+    return "\n".join(lines)
 
 
 def _refusing_codes(check: Any) -> Any:

@@ -9,6 +9,7 @@ from qtoolkit.adapters.adapter_card import adapter_card
 from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS
 from qtoolkit.adapters.adapter_reading import read_adapter
 from qtoolkit.adapters.adapter_receipts import read_adapter_receipt
+from qtoolkit.adapters.base_names import TRAINED_ON, trained_on, trained_on_text
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, ADAPTER_RECEIPT
 from qtoolkit.checkpoints.hub_names import is_hub_id
 from qtoolkit.errors import ConfigError, VerificationError
@@ -83,7 +84,10 @@ def _files(folder: Path, checked: CheckedAdapter, base_model: str) -> dict[str, 
     text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     files: dict[str, Path | bytes] = {ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS, ADAPTER_CONFIG: text}
     files |= {file.name: file for file in sorted(folder.glob("*.gguf"))}
-    files |= {file.name: file for file in sorted(folder.glob("qtoolkit_*.json"))}
+    # Nothing else of the folder, in which a link may lead anywhere.
+    fingerprint = trained_on(folder)
+    if fingerprint is not None:
+        files[TRAINED_ON] = trained_on_text(fingerprint).encode()
     if checked.receipt is not None:
         entry = FileEntry(len(text), hashlib.sha256(text).hexdigest())
         told = replace(checked.receipt, files={**checked.receipt.files, ADAPTER_CONFIG: entry})

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 
 from qtoolkit.adapters.adapter_folder import ADAPTER_WEIGHTS, A, B
+from qtoolkit.adapters.adapter_patterns import pattern_problem
 from qtoolkit.adapters.adapter_reading import Adapter, read_adapter
 from qtoolkit.adapters.adapter_receipts import entries_of, read_adapter_receipt, weight_files_of
 from qtoolkit.adapters.applied import with_adapter
 from qtoolkit.adapters.base_names import trained_on
 from qtoolkit.checkpoints.filenames import ADAPTER_CONFIG, ADAPTER_RECEIPT, PICKLE_SUFFIXES
+from qtoolkit.checkpoints.gguf_header import read_gguf
+from qtoolkit.checkpoints.hub_names import is_hub_id
 from qtoolkit.errors import QToolkitError, oneline, printable
 from qtoolkit.files import path_of, read_json
 from qtoolkit.formats import quiet_layers
@@ -24,7 +27,7 @@ from qtoolkit.measure.guard import explained
 from qtoolkit.models.structure import is_linear, linear_shape
 from qtoolkit.optional import is_installed, optional
 from qtoolkit.planning.device import resolve_device
-from qtoolkit.publishing import measure_probe
+from qtoolkit.publishing import measure_probe, private_in
 from qtoolkit.records import AdapterReceipt, Check, ProgressEvent, Verification
 from qtoolkit.requests import ModelSource, PublishRequest, VerifyRequest
 
@@ -33,7 +36,8 @@ _NEARLY = 0.02
 # By how much logits of peft may differ from ours, as a share of them: both add in float32.
 _ALIKE = 0.01
 _AGAIN = "get the adapter again"
-_FOLDER = re.compile(r"^(?:[/~\\]|[A-Za-z]:[/\\]|\.\.?[/\\])")
+# What a name of a folder does not hold, and "org/name" does.
+_NAME = re.compile(r"[^/\\<>:\x00-\x1f]{1,200}")
 
 
 def holds_adapter(path: object) -> bool:
@@ -94,7 +98,10 @@ def check_adapter(folder: Path, options: VerifyRequest | PublishRequest) -> Chec
     if receipt is not None:
         note(_check_hashes(folder, receipt))
     note(_check_pickles(folder))
+    for file in sorted(folder.glob("*.gguf")):
+        note(_check_gguf(file))
     note(_check_name(folder))
+    note(_check_private(folder))
     try:
         adapter = read_adapter(folder)
         ranks = sorted({change.rank for change in adapter.changes.values()})
@@ -113,7 +120,7 @@ def base_beside(folder: Path, receipt: AdapterReceipt | None) -> Path | None:
     name = receipt.repair.model if receipt else ""
     # A receipt may say anything: a name alone leads to no other folder.
     found = folder.resolve().parent / name
-    return found if name and Path(name).name == name and found.exists() else None
+    return found if name != ".." and Path(name).name == name != "" and found.exists() else None
 
 
 def _good(name: str, value: str) -> Check:
@@ -135,6 +142,9 @@ def _check_receipt(receipt: AdapterReceipt | None) -> Check:
 
 def _check_hashes(folder: Path, receipt: AdapterReceipt) -> Check:
     known = receipt.files
+    unknown = next((name for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG) if name not in known), None)
+    if unknown is not None:
+        return _bad("file hashes", f"{ADAPTER_RECEIPT} has none of {unknown}", _AGAIN)
     present = entries_of(folder / name for name in known if "/" not in name and (folder / name).is_file())
     wrong = sorted(name for name, entry in known.items() if present.get(name) != entry)
     if wrong:
@@ -149,14 +159,36 @@ def _check_pickles(folder: Path) -> Check:
     return _good("no pickles", "safetensors and GGUF alone")
 
 
+def _check_gguf(file: Path) -> Check:
+    """Check that a file is an adapter of llama.cpp, whose name can stand in a command."""
+    if not re.fullmatch(r"[\w.+-]+", file.name):
+        return _bad(file.name, "a name of more than letters, digits and . + - _", "rename it")
+    try:
+        kind = read_gguf(file).values.get("general.type")
+    except QToolkitError as error:
+        return _bad(file.name, oneline(error), _AGAIN)
+    if kind != "adapter":
+        return _bad(file.name, f"of the type {kind!r:.40}", f"remove it: {file.name} is no adapter")
+    return _good(file.name, "an adapter")
+
+
 def _check_name(folder: Path) -> Check:
     """Check that the base is called by what others find it by."""
     named = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         return Check("name of its base", None, "none", f"name it in {ADAPTER_CONFIG}, as base_model_name_or_path")
-    if _FOLDER.match(named):
+    if not is_hub_id(named) and (_NAME.fullmatch(named) is None or named in (".", "..", "~")):
         return _bad("name of its base", "a folder of one machine", f"name the published model in {ADAPTER_CONFIG}")
     return _good("name of its base", named)
+
+
+def _check_private(folder: Path) -> Check:
+    """Check that no text that is published holds what looks like a token, or a folder of somebody's machine."""
+    for file in sorted(folder.glob("*.json")):
+        found = private_in(file.read_bytes()) if file.is_file() else ""
+        if found:
+            return _bad("nothing private", f"{file.name} holds {found}", "remove it; revoke what is secret")
+    return _good("nothing private", "no tokens, no local paths")
 
 
 def _check_base(
@@ -227,13 +259,17 @@ def _check_running(repaired: Repaired, adapter: Adapter, receipt: AdapterReceipt
         for name, change in adapter.changes.items()
         for part, matrix in ((A, change.a.float()), (B, change.scaling * change.b.float()))
     }
-    with quiet_layers():
-        before = measure_probe(model, tokenizer)
-        with with_adapter(model, tensors):
-            after = measure_probe(model, tokenizer)
-            ids = torch.tensor([after.token_ids], device=model.device)
-            with torch.no_grad():
-                ours = model(input_ids=ids).logits.float()
+    try:
+        with quiet_layers():
+            before = measure_probe(model, tokenizer)
+            with with_adapter(model, tensors):
+                after = measure_probe(model, tokenizer)
+                ids = torch.tensor([after.token_ids], device=model.device)
+                with torch.no_grad():
+                    ours = model(input_ids=ids).logits.float()
+    except ValueError as error:  # logits that are NaN or infinite
+        yield _bad("figures", oneline(error), _AGAIN)
+        return
     told = f"loss on a probe {before.loss:.3f} without it, {after.loss:.3f} with it"
     if receipt is None:
         yield Check("figures", None, told, "no receipt has figures to compare with")
@@ -250,10 +286,15 @@ def _check_running(repaired: Repaired, adapter: Adapter, receipt: AdapterReceipt
 
 def _check_peft(model: Any, adapter: Adapter, ids: torch.Tensor, ours: torch.Tensor) -> Check:
     peft: Any = optional("peft", "loading an adapter")
+    problem = pattern_problem(read_json(adapter.folder / ADAPTER_CONFIG), dict(model.named_modules()))
+    if problem:
+        return _bad("loads in peft", f"not tried: {problem}", _AGAIN)
     try:
         with torch.no_grad(), quiet_layers():
             theirs = peft.PeftModel.from_pretrained(model, adapter.folder)(input_ids=ids).logits.float()
-    except (ImportError, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001  # a config that lies makes peft raise anything
         return _bad("loads in peft", oneline(error))
     far = float((theirs - ours).norm() / ours.norm())
-    return Check("loads in peft", far < _ALIKE, f"peft {peft.__version__} computes the same, but for {far:.1e}")
+    if not far < _ALIKE:
+        return _bad("loads in peft", f"peft {peft.__version__} computes other logits, by {far:.1e} of them", _AGAIN)
+    return _good("loads in peft", f"peft {peft.__version__} computes the same, but for {far:.1e}")

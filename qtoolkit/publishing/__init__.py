@@ -3,6 +3,7 @@
 from qtoolkit.publishing.behaviour import probe_tokens
 from qtoolkit.publishing.card import choose_license
 from qtoolkit.publishing.files_push import publish_files
+from qtoolkit.publishing.patterns import private_in
 from qtoolkit.publishing.publisher import check_push, check_repo_id, publish
 from qtoolkit.publishing.receipt_file import (
     begin_receipt,
@@ -23,6 +24,7 @@ __all__ = [
     "check_repo_id",
     "choose_license",
     "measure_probe",
+    "private_in",
     "probe_of",
     "probe_tokens",
     "publish",

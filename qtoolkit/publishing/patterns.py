@@ -28,6 +28,14 @@ def local_paths() -> re.Pattern[bytes]:
     return re.compile(b"|".join([rb"(?<![\w.])(?:" + _HOMES + rb")", *ours]))
 
 
+def private_in(text: bytes) -> str:
+    """Return what a text holds that others must not see, in one clause that does not show it; empty for nothing."""
+    kind = next((kind for kind, pattern in SECRETS.items() if pattern.search(text)), None)
+    if kind is not None:
+        return f"what looks like {kind}"
+    return "a local path" if local_paths().search(text) else ""
+
+
 def last_part(path: str) -> str:
     """Return the last part of a path or of a Hub id; any other text as it is."""
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]

@@ -116,3 +116,16 @@ def test_an_adapter_is_one_of_the_base_for_everybody(quantized_folder: Path, tin
     loaded = {key.replace(".default", ""): value for key, value in full.state_dict().items() if "lora_" in key}
     assert set(stored) == set(loaded) and len(stored) == 8
     assert all(torch.equal(stored[key], loaded[key].float()) for key in stored)
+
+
+def test_a_base_in_a_folder_with_the_name_of_a_tag(
+    quantized_folder: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lora").symlink_to(quantized_folder)
+    monkeypatch.chdir(tmp_path)
+    model = get_peft_model(qt.load("lora", device="cpu").model, lora())
+    assert model.peft_config["default"].base_model_name_or_path == "lora"
+    model.save_pretrained("adapter")
+    head = Path("adapter", "README.md").read_text().split("---")[1]
+    for line in (f"base_model: {tiny_llama.name}", f"- base_model:adapter:{tiny_llama.name}", "- lora"):
+        assert f"{line}\n" in head
