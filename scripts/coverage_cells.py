@@ -164,7 +164,7 @@ def _beside_transformers(
         return noted(f"not compared, transformers raises {_oneline(failure, source)}")
     # Parts beside the language model stay, other than in transformers, as long as nobody includes them; so do layers
     # that transformers itself saves and does not read again.
-    ours_alone = ("no part of the language model", "files keep it")
+    ours_alone = ("no part of the language model", "files keep it", "find them again")
     beside = {layer.name for layer in result.report.skipped if any(why in layer.skipped for why in ours_alone)}
     difference = _unlike(theirs, result.model, layers, beside)
     if difference:

@@ -25,6 +25,8 @@ class Layer:
         kind: the class of its module, "Linear".
         keeps_type: whether its class loads it in float32 in any model, so that transformers' own quantizers leave it.
         is_split: whether files hold its weight in one tensor with those of other layers.
+        is_misread: whether its own name ends with "weight", which transformers takes for that of a tensor as it reads
+            bitsandbytes' codes.
         is_reached: whether a text runs through it; none does through the towers of images.
         beside_experts: whether the model has experts that transformers merges as it loads them, and that are not split.
     """
@@ -42,6 +44,7 @@ class Layer:
     beside_experts: bool = False
     keeps_type: bool = False
     is_split: bool = False
+    is_misread: bool = False
     is_reached: bool = True
 
     @classmethod

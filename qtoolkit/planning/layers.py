@@ -177,7 +177,8 @@ def _candidates(
             layer = Layer.of(name, module, device, in_block=in_block)
             is_reached = name not in beside_text and not name.startswith(unreached)
             keeps_type = not should_convert_module(name, kept)
-            candidates.append(replace(layer, is_reached=is_reached, keeps_type=keeps_type, is_split=name in converted))
+            layer = replace(layer, is_reached=is_reached, keeps_type=keeps_type, is_split=name in converted)
+            candidates.append(replace(layer, is_misread=name.endswith("weight")))
     # Those alone that transformers merges as it reads them.
     if find_experts(model, ()) and not are_of_experts(model, (layer.name for layer in candidates)):
         candidates = [replace(layer, beside_experts=True) for layer in candidates]
@@ -221,6 +222,7 @@ def _plans(method: Method | Reader, config: MethodConfig, layers: Iterable[Layer
             layer.is_reached,
             layer.keeps_type,
             layer.is_split,
+            layer.is_misread,
             layer.dtype,
             layer.kind,
             layer.transposed,

@@ -87,3 +87,12 @@ def test_mamba_is_quantized_and_read_again(config: qt.AbsMax | qt.NF4, tmp_path:
     assert isinstance(loaded, qt.QuantizedModel)
     with torch.no_grad():
         assert torch.equal(loaded.model(TOKENS).logits, q.model(TOKENS).logits)
+
+
+def test_layers_named_weight_are_left_where_transformers_does_not_find_their_codes() -> None:
+    """Of Qwen 4's `block_inject_weight.SCB`, "weight" is taken for the tensor's name; `input_mix_weight_up` is read."""
+    model = small_model("qwen4_exp_text", dtype=torch.bfloat16)
+    left, taken = (qt.plan(model, config, device="cpu") for config in (qt.Int8(), qt.AbsMax()))
+    names = {layer.name for layer in taken.layers if layer.name.endswith("block_inject_weight")}
+    assert len(names) == 4
+    assert {layer.name for layer in left.skipped if "find them again" in layer.skipped} == names

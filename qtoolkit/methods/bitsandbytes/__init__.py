@@ -120,6 +120,8 @@ class BitsAndBytesMethod(WeightOnlyMethod):
         """See `Method`: skip a layer of a class that transformers does not replace."""
         if layer.keeps_type:
             return layer.left_alone("the model keeps it in float32, where transformers puts no layer of bitsandbytes")
+        if layer.is_misread:
+            return layer.left_alone("transformers saves its codes, and does not find them again by such a name")
         if layer.is_split:
             return layer.left_alone("files keep it in one with others, where transformers loses what describes codes")
         if layer.kind in _REPLACED:
