@@ -11,6 +11,7 @@ from qtoolkit.files import path_of
 from qtoolkit.formats import FileFormat, available_formats, get_format
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.measure.guard import explained
+from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.records import Conversion
 from qtoolkit.requests import ConvertRequest, ModelSource
 from qtoolkit.stream.staging import check_output, staged
@@ -26,6 +27,7 @@ def convert_adapter(request: ConvertRequest) -> Conversion:
         raise ConfigError(
             f"{source.name} is an adapter, which format={request.format!r:.40} does not hold: give 'gguf'"
         )
+    refuse_own_source(source, folder)
     check_output(folder, overwrite=request.overwrite)
     adapter = read_adapter(source)
     base = request.base or adapter.base

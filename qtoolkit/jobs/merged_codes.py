@@ -11,7 +11,6 @@ from qtoolkit.files import path_of
 from qtoolkit.jobs.merged_file import merge_into_file
 from qtoolkit.jobs.merged_quality import opened_model, with_note, with_quality
 from qtoolkit.kernels import QuantizedEmbedding, QuantizedLinear, with_change
-from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.quantized_file import QuantizedFile
@@ -30,7 +29,6 @@ def merge_into_codes(request: MergeRequest, adapter: Adapter) -> QuantizedModel:
         raise ConfigError("into_codes=True keeps the scales of the codes, and config= makes new ones: give one of them")
     folder = None if request.output is None else path_of(request.output, "output")
     if folder is not None:
-        refuse_own_source(request.model if not isinstance(request.model, QuantizedModel) else "", folder)
         check_output(folder, overwrite=request.overwrite)
     q = opened_model(request, resolve_device(request.device))
     if isinstance(q, QuantizedFile):

@@ -16,6 +16,7 @@ from qtoolkit.jobs.merged_quality import check_measured, with_quality
 from qtoolkit.jobs.quantizing import run_quantization
 from qtoolkit.methods import MethodConfig, config_class, resolve_config
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.publishing import receipt_of
 from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import Receipt
@@ -27,6 +28,10 @@ def run_merge(request: MergeRequest) -> QuantizedModel:
     """Merge an adapter, as `qtoolkit.merge` describes."""
     check_measured(request)
     adapter = read_adapter(path_of(request.adapter, "adapter"))
+    if request.output is not None:
+        model = request.model.path if isinstance(request.model, QuantizedModel) else request.model
+        for source in (adapter.folder, model):
+            refuse_own_source(source, path_of(request.output, "output"))
     if adapter.repairs:
         raise ConfigError(
             f"adapter {adapter.name} makes good what the codes of one quantized model have lost, and does harm to its "

@@ -62,7 +62,8 @@ def run_repair(request: RepairRequest) -> Repair:
     check_output(folder, overwrite=request.overwrite)
     base = adapt_dtype(open_source(request.base, ModelSource(token=request.token), expands=True), device)
     repaired = open_repaired(request.model, ModelSource(revision=request.revision, token=request.token), device)
-    refuse_own_source(repaired.name, folder)
+    for source in (repaired.name, base.name):
+        refuse_own_source(source, folder)
     pair = pair_of(repaired, base, request.rank if request.target_size is None else None, device)
     text = read_calibration(
         base,

@@ -73,6 +73,13 @@ def _add_a_file(folder: Path) -> None:
     (folder / "adapter.gguf").symlink_to(folder / "qtoolkit_adapter.json")
 
 
+def _other_figures(folder: Path) -> None:
+    file = folder / "qtoolkit_adapter.json"
+    values = json.loads(file.read_text())
+    values["probe"]["loss"] += 0.1
+    file.write_text(json.dumps(values))
+
+
 def _overflow(folder: Path) -> None:
     (folder / "qtoolkit_adapter.json").unlink()
     tensors = {name: tensor.float() * 1e18 for name, tensor in load_file(folder / WEIGHTS).items()}
@@ -107,6 +114,8 @@ DEFECTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "a folder of one machine",
     ),
     "a broken expression": (_changes(target_modules="(("), "loads in peft", "target_modules is no regular expression"),
+    "other figures": (_other_figures, "figures", "when it was made"),
+    "layers that peft leaves out": (_changes(target_modules=r".*q_proj"), "loads in peft", "computes other logits, by"),
     "logits that overflow": (_overflow, "figures", "logits hold NaN or infinity"),
     "a folder as base": (_name_a_folder, "name of its base", "a folder of one machine"),
     "layers that are not there": (_other_layers, "shapes", "the base has no layer model.layers.7."),
@@ -183,12 +192,17 @@ def test_an_adapter_of_peft_becomes_a_file(repaired: Repair, tiny_llama: Path, t
 
 
 def test_a_trained_adapter_is_known_by_the_weights_of_its_base(quantized_folder: Path, tmp_path: Path) -> None:
-    model = get_peft_model(qt.load(quantized_folder, device="cpu").model, LoraConfig(r=4, task_type="CAUSAL_LM"))
+    config = LoraConfig(r=4, lora_alpha=12, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(qt.load(quantized_folder, device="cpu").model, config)
     model.save_pretrained(tmp_path / "trained")
     found = qt.verify(tmp_path / "trained", base=quantized_folder)
     assert found.passed and [check.name for check in found.unchecked] == ["receipt", "figures"]
     (base,) = (check for check in found.checks if check.name == "base")
     assert base.value == "the weights in its receipt are those that it was trained on"
+    other = shutil.copytree(tmp_path / "trained", tmp_path / "other")
+    (other / "qtoolkit_trained_on.json").write_text('{"weights_fingerprint": "00000000000000"}')
+    failed = qt.verify(other, base=quantized_folder).failed
+    assert [check.value for check in failed] == ["the weights in its receipt are not those that it was trained on"]
     # What else lies in the folder, behind a link too, is not published.
     (tmp_path / "trained" / "qtoolkit_more.json").symlink_to(tmp_path / "secret.json")
     (tmp_path / "secret.json").write_text("{}")

@@ -16,11 +16,13 @@ from qtoolkit.errors import (
     CheckpointError,
     ConfigError,
     ModelNotFoundError,
+    OutputExistsError,
     QToolkitError,
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
 from tests.adapters.conftest import RECIPE, quantized_folder
+from tests.fake_hub.server import Hub
 from tests.sample_models import few_tokens, random_model
 
 __all__ = ["quantized_folder"]
@@ -223,6 +225,36 @@ def test_bad_adapters(name: str, quantized_folder: Path, adapter: Path, tiny_lla
         qt.merge(quantized_folder, bad, base=tiny_llama, config=qt.AbsMax(bits=8), output=output, device="cpu")
     assert "\n" not in str(caught.value)
     assert not output.exists()
+
+
+def test_the_base_is_that_of_the_receipt_at_its_commit(hub: Hub, tiny_llama: Path, tmp_path: Path) -> None:
+    repository = hub.add("org/tiny", {file.name: file.read_bytes() for file in tiny_llama.iterdir()})
+    commit = repository.refs["main"]
+    q = qt.quantize("org/tiny", qt.AbsMax(bits=8), output=tmp_path / "small", device="cpu")
+    adapter = tmp_path / "adapter"
+    config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM")
+    # peft would ask the real Hub whether the vocabulary has grown.
+    get_peft_model(q.model, config).save_pretrained(adapter, save_embedding_layers=False)
+    repository.commit({"README.md": b"later"})
+    merged = qt.merge(tmp_path / "small", adapter, device="cpu")
+    assert merged.report.source.name == "org/tiny" and merged.report.source.commit_hash == commit
+    assert repository.refs["main"] != commit
+    other = changed(adapter, tmp_path / "other", revision="f" * 40)
+    with pytest.raises(ConfigError, match=f"is one of org/tiny at f{{40}}, and the base is at {commit}"):
+        qt.merge(tmp_path / "small", other, device="cpu")
+
+
+@pytest.mark.parametrize("into_codes", [False, True], ids=["into the base", "into codes"])
+def test_neither_model_nor_adapter_is_replaced(
+    into_codes: bool, quantized_folder: Path, adapter: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    base = {} if into_codes else {"base": tiny_llama, "config": qt.AbsMax(bits=8)}
+    for output in (quantized_folder, adapter, adapter / "inside"):
+        with pytest.raises(OutputExistsError, match=r"the source .*, which is never written to"):
+            qt.merge(quantized_folder, adapter, into_codes=into_codes, output=output, overwrite=True, **base)
+    with pytest.raises(OutputExistsError, match="which is never written to"):
+        qt.convert(adapter, "gguf", adapter, base=tiny_llama, overwrite=True)
+    assert (adapter / WEIGHTS).is_file()
 
 
 def test_what_is_not_at_hand(quantized_folder: Path, adapter: Path, tiny_llama: Path) -> None:

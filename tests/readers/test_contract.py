@@ -51,7 +51,11 @@ LOADS = [
     (replace(GPTQ, desc_act=True), "vllm", False),
     (replace(GPTQ, group_sizes=(256,)), "vllm", False),
     (replace(GPTQ, group_sizes=(256,)), "gptqmodel", True),
-    (replace(GPTQ, group_sizes=(96,)), "gptqmodel", False),
+    *(
+        (replace(GPTQ, group_sizes=(96,)), reader, False)
+        for reader in ("gptqmodel", "transformers4", "transformers", "peft")
+    ),
+    (replace(GPTQ, group_sizes=(96,)), "auto-gptq", True),
     (replace(GPTQ, layout="gptq_v2"), "auto-gptq", False),
     (replace(GPTQ, layout="gptq_v2"), "vllm", True),
     (replace(GPTQ, left=("h.0.o_proj",)), "auto-gptq", False),
