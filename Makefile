@@ -91,7 +91,7 @@ test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the
 # differ (torch's does not); and whole ways through the package, in notebooks and through its public functions.
 COLAB ?= tests/adapters/test_lora_gradients.py tests/adapters/test_lora_models.py tests/adapters/test_lora_refusals.py \
 	tests/adapters/test_peft_interface.py tests/adapters/test_qa_lora.py tests/adapters/test_training_falls.py \
-	tests/jobs/test_merging.py tests/jobs/test_repairing.py tests/jobs/test_adapter_proof.py tests/test_notebooks.py tests/test_colab_notebook.py tests/test_main.py tests/test_lean_import.py \
+	tests/jobs/test_merging.py tests/jobs/test_quantizing_parts.py tests/jobs/test_repairing.py tests/jobs/test_adapter_proof.py tests/test_notebooks.py tests/test_colab_notebook.py tests/test_main.py tests/test_lean_import.py \
 	tests/test_public_api.py tests/test_versions.py tests/api tests/notebook tests/hub tests/texts tests/models \
 	tests/conformance tests/evaluation/test_perplexity.py tests/evaluation/test_foreign_tokens.py \
 	tests/formats/bitsandbytes tests/formats/native/test_transformers_twin.py tests/methods/gptq/test_architectures.py \

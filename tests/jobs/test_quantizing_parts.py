@@ -16,8 +16,6 @@ from qtoolkit.records import ProgressEvent
 from qtoolkit.stream import journal
 from tests.sample_models import few_tokens, random_model
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
@@ -71,6 +69,7 @@ def test_workers_write_the_tensors_of_one_process(
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("one", "shared")] == []
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_with_the_blocks_that_are_done(tiny_llama: Path, tmp_path: Path) -> None:
     def stop(event: ProgressEvent) -> None:
         if event.phase == "quantize" and event.done == 1:
@@ -89,6 +88,7 @@ def test_a_job_goes_on_with_the_blocks_that_are_done(tiny_llama: Path, tmp_path:
     assert made.st_ino in {file.stat().st_ino for file in output.glob("model-*.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_names_the_worker(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +102,7 @@ def test_a_disk_that_is_full_names_the_worker(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_missing_weight_names_the_worker(tiny_llama: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
