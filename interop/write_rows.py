@@ -40,6 +40,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gptq-96inputs": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
     # Of whose queries blocks of 128 outputs do not divide.
     "fp8-cut": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
+    # mlx-lm finds groups by the shapes of tensors, whatever the config says of them.
+    "awq-256inputs": ("llama", _SMALL | {"hidden_size": 256, "intermediate_size": 512}),
     "gpt-oss": ("gpt_oss", _SMALL | _GPT_OSS | {"num_experts_per_tok": 2}),
 }
 # By the model in front of the name, or the Llama of the other scripts.
@@ -112,7 +114,6 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], dict[s
         ("transformers", "transformers4"),
     ),
     "awq-said-8bit": ("awq", lambda values: values | {"bits": 8}, {"bits": (8,)}, ("mlx-lm",)),
-    "awq-said-256inputs": ("awq", lambda values: values | {"group_size": 256}, {"group_sizes": (256,)}, ("mlx-lm",)),
     # Of AutoRound in GPTQ's packing vLLM takes 4 and 8 bits, symmetric, in some groups.
     "auto-round-said-3bit": ("auto-round-llama", lambda values: values | {"bits": 3}, {"bits": (3,)}, ("vllm",)),
     "auto-round-said-asym": ("auto-round-llama", lambda values: values | {"sym": False}, {"sym": False}, ("vllm",)),
@@ -132,7 +133,7 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], dict[s
 }
 # Written by AutoRound; its packing "awq" is AutoAWQ's. vLLM has no attention for heads of 16, which these have.
 THEIRS = {"auto-round": "symmetric", "auto-round-awq": "awq"}
-AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm", "zero_point": True}
 # The tensors are those of GPTQ's first layout.
 AUTO_ROUND = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "data_type": "int", "sym": True}
 AUTO_ROUND |= {"bits": 4, "group_size": 32, "autoround_version": "0.16.1", "block_name_to_quantize": "model.layers"}
@@ -168,18 +169,19 @@ def values_of(folder: Path) -> dict[str, Any]:
     return values
 
 
-def write_awq(folder: Path) -> None:
-    """The Llama of the other scripts in AWQ, packed by AutoAWQ's formula written out."""
-    model = random_llama(dtype=torch.float16)
+def write_awq(folder: Path, group_size: int) -> None:
+    """A Llama in AWQ, packed by AutoAWQ's formula written out."""
+    model = model_of(folder.name)
+    described = AWQ | {"group_size": group_size}
     model.save_pretrained(folder)
     numbers().save_pretrained(folder)
     file = folder / "model.safetensors"
     tensors = load_file(file)
     for name in [name for name in tensors if name.endswith("_proj.weight")]:
-        stored, _ = quantize(tensors.pop(name), AWQ["group_size"])
+        stored, _ = quantize(tensors.pop(name), group_size)
         tensors |= {f"{name.removesuffix('.weight')}.{key}": value.contiguous() for key, value in stored.items()}
     save_file(tensors, file, {"format": "pt"})
-    values = json.loads((folder / "config.json").read_text()) | {"quantization_config": AWQ}
+    values = json.loads((folder / "config.json").read_text()) | {"quantization_config": described}
     (folder / "config.json").write_text(json.dumps(with_both_ages(values)))
     keep(qt.load(folder, device="cpu", dtype="float32").model, folder)
 
@@ -241,7 +243,7 @@ def main(folder: Path) -> None:
     for name, theirs in THEIRS.items():
         shutil.copytree(DATA / theirs, folder / name)
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name, FEW)
-    write_awq(folder / "awq")
+    write_awq(folder / "awq", group_size=32)
     for name in ("nvfp4", "mxfp4"):
         write_float4(folder / name, f"{name}-pack-quantized")
     write_float4(folder / "nvfp4-left-unit", "nvfp4-pack-quantized", left="gate_proj")
@@ -250,6 +252,8 @@ def main(folder: Path) -> None:
     write_auto_round(folder / "auto-round-llama", folder / "gptq")
     for path in list(folder.iterdir()):
         claim(path, None)
+    write_awq(folder / "awq-256inputs", group_size=256)
+    claim(folder / "awq-256inputs", None, only=("mlx-lm",))
     write_cut_blocks(folder / "fp8-cut-blocks", folder / "fp8-blocks")
     for name, (source, changed, how, readers) in CHANGED.items():
         shutil.copytree(folder / source, folder / name)

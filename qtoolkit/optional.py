@@ -19,6 +19,7 @@ REQUIREMENTS = {
     "bitsandbytes": "bitsandbytes>=0.50",
     "compressed_tensors": "compressed-tensors>=0.15",
     "datasets": "datasets>=4.0",
+    "distributed": "distributed>=2026.8",
     "gguf": "gguf>=0.19",
     "gptqmodel": "gptqmodel>=7.7",
     "llama_cpp": "llama-cpp-python>=0.3.36",

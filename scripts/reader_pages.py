@@ -12,14 +12,18 @@ def page_limits() -> str:
     rows = {entry.reader: entry for entry in ENTRIES if entry.format == "gptq"}
     by_field = {
         field: [one.title for one in PROGRAMS if one.name in rows and _limit(rows[one.name], field)]
-        for field in ("mixed_units", "outside_tiles")
+        for field in ("unlike_units", "outside_tiles")
     }
-    groups = [f"{one.title} {_listed(_limit(rows[one.name], 'group_sizes'))}" for one in PROGRAMS if one.name in rows]
+    readers: dict[str, dict[str, None]] = {}
+    for one in PROGRAMS:
+        if one.name in rows and (sizes := _listed(_limit(rows[one.name], "group_sizes"))):
+            readers.setdefault(sizes, {})[one.title] = None
+    groups = [f"{' and '.join(names)} {sizes}" for sizes, names in readers.items()]
     tiles = " or ".join(f"{rows_} x {columns}" for rows_, columns in TILES)
-    fused, strict = (" and ".join(by_field[field]) for field in ("mixed_units", "outside_tiles"))
+    fused, strict = (" and ".join(by_field[field]) for field in ("unlike_units", "outside_tiles"))
     return (
         f"{fused} multiply q, k and v as one matrix, and gate and up: these must have the same bits. Groups of GPTQ "
-        f"(-1: one scale an output) are {'; '.join(one for one in groups if not one.endswith(' '))}. The kernel of "
+        f"(-1: one scale an output) are {'; '.join(groups)}. The kernel of "
         f"{strict} takes matrices, q, k and v as one, of outputs x inputs in multiples of {tiles}, which leaves out "
         "SmolLM2-135M; vLLM fills others up. Between several GPUs a group of inputs, or a block of float8, must not be "
         "cut: the note of a reading tells on which of 2, 4 and 8 it would be."

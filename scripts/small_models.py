@@ -43,6 +43,8 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"\w*head_dim|d_kv|dim_head|rotary_dim|mamba_d_head|kv_channels", HEAD_DIM),
     (r"(\w+_)?(num_|n_)?(local_|routed_)?experts|moe_num_experts|\w*num_local_experts", EXPERTS),
     (r"n_group|num_expert_group|topk_group", 1),
+    # The others have experts.
+    (r"first_k_dense_replace|num_dense_layers", 1),
     (r"\w*lora_rank|time_step_rank|mamba_dt_rank|laurel_rank", 32),
     (r"\w*(intermediate_size(_mlp)?|ffn_dim|d_ff|dff|dim_ff|ffn_hidden_size|mlp_dim|n_inner)", INTERMEDIATE),
     (r"hidden_size_per_layer_input", HEAD_DIM),

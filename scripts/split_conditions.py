@@ -14,7 +14,11 @@ from scripts.reader_conditions import Condition, allowed
 from scripts.wheel_sources import literal, run_in, says
 
 _VLLM = "vllm/model_executor"
-_SGLANG_PACKED = "sglang/srt/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16.py"
+_SGLANG = "sglang/srt/layers/quantization"
+_SGLANG_SCHEMES = f"{_SGLANG}/compressed_tensors/compressed_tensors.py"
+_SGLANG_PACKED = f"{_SGLANG}/compressed_tensors/schemes/compressed_tensors_wNa16.py"
+_NAMES_ASKED = 'in [".0.gate_proj", ".0.up_proj", ".0.down_proj"]'
+_EXPERTS = "if isinstance(layer, FusedMoE): return GPTQMarlinMoEMethod(self)"
 _TRY_MLX = """
 import mlx.core as mx
 def accepts(bits, size):
@@ -98,6 +102,31 @@ OTHERS = (
         "a group is not cut between GPUs",
         True,
         lambda root: says(root, _SGLANG_PACKED, "assert input_size_per_partition % group_size == 0"),
+    ),
+    Condition(
+        "sglang",
+        "experts are looked for by one set of names",
+        True,
+        lambda root: says(root, _SGLANG_SCHEMES, _NAMES_ASKED),
+    ),
+    Condition(
+        "sglang",
+        "int8: no experts",
+        True,
+        lambda root: says(root, _SGLANG_SCHEMES, "Int8 Fused MoE scheme is implemented"),
+    ),
+    Condition(
+        "sglang", "GPTQ: experts are as the model", True, lambda root: says(root, f"{_SGLANG}/gptq/gptq.py", _EXPERTS)
+    ),
+    Condition(
+        "vllm",
+        "experts are looked for by the names of their class",
+        True,
+        lambda root: says(
+            root,
+            f"{_VLLM}/layers/quantization/compressed_tensors/compressed_tensors_moe/compressed_tensors_moe.py",
+            "in ( layer.ckpt_gate_proj_name, layer.ckpt_up_proj_name, layer.ckpt_down_proj_name, )",
+        ),
     ),
     *(
         Condition(name, "formats", _listed(name), listed_by_transformers)

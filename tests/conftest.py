@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from qtoolkit.tensor import processor
+from tests.forked_kernels import kernels_are_forked
 from tests.forked_process import verifications_are_forked
 
 # No test asserts a time: on a machine that does something else too, an example may take a second.
@@ -24,6 +25,14 @@ BROWSER = "tests/browser/"
 NOTEBOOK_RUNS = "tests/test_notebooks.py::test_runs_from_top_to_bottom["
 # What takes minutes should not begin when the other core runs out of work.
 FIRST = ("notebooks/", "tests/test_notebooks.py", BROWSER)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fork kernels: the processes of xdist get what this one sets."""
+    if not hasattr(config, "workerinput"):
+        forked = kernels_are_forked()
+        forked.__enter__()
+        config.add_cleanup(lambda: forked.__exit__(None, None, None))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
 from qtoolkit.formats.base import Format, Layers, LayersOf, Planner, Reader, Sizes, is_uneven
 from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, LowRankChange, Unheld, in_full_precision
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
+from qtoolkit.formats.grouped import OUT_OF_ORDER, Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.layers_format import LayersFormat
 from qtoolkit.formats.patched_modules import patched_modules
@@ -21,6 +21,7 @@ from qtoolkit.formats.registry import (
 )
 
 __all__ = [
+    "OUT_OF_ORDER",
     "FileFormat",
     "FileOfCodes",
     "FilePlanner",

@@ -59,7 +59,8 @@ class Planner(MeasuredChoices, ABC):
         leaves_experts_apart: whether experts that it leaves are stored as layers, where its format's readers look for
             layers alone.
         takes_called_when_marked: whether it takes layers that modules call only where transformers has marked the
-            config as that of a quantized model; other programs read their weights.
+            config as that of a quantized model, or whose weight's type they ask for before they call them; other
+            programs read their weights, and other layers have none.
         plans_by_name: whether layers of equal shape may have different plans, by their names.
         writes_file: whether a job writes the result as a file of another program, and holds no model in memory.
     """

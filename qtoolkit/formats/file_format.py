@@ -56,14 +56,14 @@ def in_full_precision(checkpoint: "Checkpoint") -> "Checkpoint":
 
 
 class FilePlanner(Reader):
-    """Plan the file of one model, and write it tensor by tensor.
-
-    Attributes:
-        file_notes: what was decided about the file, one line each.
-    """
+    """Plan the file of one model, and write it tensor by tensor."""
 
     writes_file = True
-    file_notes: tuple[str, ...] = ()
+
+    @property
+    def file_notes(self) -> tuple[str, ...]:
+        """Return what was decided about the file, one line each."""
+        return ()
 
     def settings(self, config: Any) -> dict[str, Any]:
         """See `Planner`: without the options of a text that there is not."""

@@ -88,6 +88,9 @@ class RecodedLayers:
 # A layer's name, how its weight is stored, and what returns a tensor of it by the name that the tensor has there.
 StoredValues = tuple[str, "StoredTensors", Callable[[str], "torch.Tensor"]]
 
+# Why a format does not hold codes whose groups are not runs of inputs.
+OUT_OF_ORDER = "groups in order of activation, or of different sizes"
+
 
 class GroupedFormat(Format):
     """Base of the formats whose codes are integers in groups: w = (code - zero_point) * scale.

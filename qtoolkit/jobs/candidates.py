@@ -196,7 +196,9 @@ def open_base(
         raise CheckpointError(f"{checkpoint.name} has other weights here than where the call was made: copy those")
     source = ModelSource(token=token, tokenizer=opened.tokenizer)
     with opened.scorer.open(task.windows.tokens, on_progress) as predictor:
-        floor = measure_noise_floor(task.windows, opened, device, on_progress) if task.noise_floor else None
+        floor = None
+        if task.noise_floor:
+            floor = measure_noise_floor(task.windows, opened, predictor, device, on_progress)
         yield Base(task, checkpoint, source, predictor, floor, device, on_progress)
 
 

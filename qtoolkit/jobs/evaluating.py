@@ -99,7 +99,9 @@ def run_evaluation(request: EvaluateRequest) -> QualityReport:
                 report = with_speed(report, predictor, windows, on_progress)
         if request.noise_floor:
             assert reference is not None
-            report = with_noise_floor(report, measure_noise_floor(windows, reference, device, on_progress))
+            assert expected is not None
+            floor = measure_noise_floor(windows, reference, expected, device, on_progress)
+            report = with_noise_floor(report, floor)
     of_reference = (*reference.notes, *expected.notes) if reference and expected else ()
     notes = (*of_reference, *candidate.notes, *predictor.notes)
     return replace(report, seconds=time.monotonic() - started, notes=(*report.notes, *dict.fromkeys(notes)))
@@ -261,16 +263,23 @@ def with_speed(report: QualityReport, predictor: Predictor, windows: Windows, on
     return replace(report, speed=replace(speed, peak=meter.report))
 
 
-def measure_noise_floor(windows: Windows, reference: Opened, device: str, on_progress: OnProgress) -> QualityReport:
-    """Measure what rounding alone does, on the first windows: the base in its own type against float32."""
+def measure_noise_floor(
+    windows: Windows, reference: Opened, rounded: Predictor, device: str, on_progress: OnProgress
+) -> QualityReport:
+    """Measure what rounding alone does, on the first windows: the base in its own type against float32.
+
+    Args:
+        windows: the text.
+        reference: the base.
+        rounded: predicts the windows with it, in its own type.
+        device: where it runs.
+        on_progress: called after each block and each window.
+    """
     assert reference.checkpoint is not None
     few = replace(windows, tokens=windows.tokens[:_NOISE_WINDOWS], first=windows.first[:_NOISE_WINDOWS])
     exact = StreamedScorer(reference.checkpoint, device, torch.float32)
-    with (
-        exact.open(few.tokens, on_progress) as expected,
-        StreamedScorer(reference.checkpoint, device).open(few.tokens, on_progress) as predictor,
-    ):
-        return measure_quality(few, predictor, expected, on_progress)
+    with exact.open(few.tokens, on_progress) as expected:
+        return measure_quality(few, rounded, expected, on_progress)
 
 
 def with_noise_floor(report: QualityReport, floor: QualityReport) -> QualityReport:

@@ -10,6 +10,13 @@ from qtoolkit.errors import QToolkitError
 _HEARTBEAT = 0.5
 
 
+def take_one_thread() -> None:
+    """Let torch use one thread in this process, which others of its kind share a machine with."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class Answer(NamedTuple):
     """Hold what came of a call.
 
@@ -26,6 +33,12 @@ class Answer(NamedTuple):
     retries: int
 
 
+def dask_status(executor: Executor) -> str:
+    """Return what the Dask client of an executor says of itself, "running" or "closed"; "running" of any other."""
+    # Its executor names its client nowhere else.
+    return getattr(getattr(executor, "_client", None), "status", "running")
+
+
 def answers(
     executor: Executor,
     function: Callable[..., Any],
@@ -37,7 +50,8 @@ def answers(
     """Call a function with each of some arguments on an executor, and yield each answer as it comes, in any order.
 
     A call whose worker was lost, or that failed in a way that qtoolkit does not know, is submitted again. If this ends
-    early, calls that have not begun are cancelled.
+    early, calls that have not begun are cancelled. A Dask client that loses its scheduler tries for as long as its own
+    timeout to find it again, 30 seconds by default, before all calls count as failed.
 
     Args:
         executor: does the work.
@@ -69,6 +83,11 @@ def answers(
                         continue
                     answer = Answer(number, None, error, attempt)
                 yield answer
+            if dask_status(executor) == "closed":
+                # It lost its scheduler, and leaves what it was asked for without an answer for ever.
+                lost = ConnectionError("Dask's scheduler is lost")
+                yield from (Answer(number, None, lost, attempt) for number, attempt in pending.values())
+                return
             on_wait()
     finally:
         for future in pending:

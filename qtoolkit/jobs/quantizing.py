@@ -15,12 +15,13 @@ from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.file_probe import probe_file
+from qtoolkit.jobs.part_workers import quantize_in_parts
 from qtoolkit.jobs.shard_workers import ExecutorWorkers
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import explained, guarded
 from qtoolkit.measure.host import hardware, this_machine, versions
 from qtoolkit.measure.peak import measure_peak, resident_memory
-from qtoolkit.methods import Method, Outcome, get_method, packages_of_method, resolve_config
+from qtoolkit.methods import Method, Outcome, WeightOnlyMethod, get_method, packages_of_method, resolve_config
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.models.provenance import identify
@@ -61,8 +62,9 @@ def run_quantization(
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = request.folder
-    resumes = method.resumes(config)
-    mirror = _mirror(request, method, resumes=resumes)
+    in_parts = request.executor is not None and isinstance(method, WeightOnlyMethod)
+    mirror = _mirror(request, method, resumes=method.resumes(config))
+    resumes = method.resumes(config) or in_parts
     _check_output(request, method, resumes=resumes)
     with _staged(request, resumes=resumes) as new:
         with measure_peak() as meter:
@@ -128,6 +130,9 @@ def _sharing(
     assert new is not None
     workers = ExecutorWorkers(request, checkpoint)
     workers.check(new)
+    if isinstance(method, WeightOnlyMethod):
+        base = base_folder(checkpoint.path, checkpoint.name)
+        return partial(quantize_in_parts, workers, method, folder=new, base=base)
     # Methods that take no workers have refused them.
     quantize: Any = method.quantize
     return partial(quantize, workers=workers)
@@ -185,6 +190,10 @@ def _write(
     on_progress: OnProgress,
 ) -> _Written:
     """Write a result into a new folder; without one, a model stays in memory."""
+    if outcome.is_written:
+        assert outcome.footprint is not None
+        note = "its logits were not measured, since no process has it whole, and no qt.verify can compare them"
+        return _Written(outcome.footprint, Noted(None, (note,)))
     base = base_folder(checkpoint.path, checkpoint.name)
     if outcome.file is not None:
         assert folder is not None

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.formats import Grid, GroupedFormat, LayersFormat, RecodedLayers, base_grid, conversion_targets
+from qtoolkit.formats import (
+    OUT_OF_ORDER,
+    Grid,
+    GroupedFormat,
+    LayersFormat,
+    RecodedLayers,
+    base_grid,
+    conversion_targets,
+)
 from qtoolkit.formats.recoding import RecodedTensors
 from qtoolkit.jobs.convertible import Convertible, block_prefix, build_layers, config_entries_of
 from qtoolkit.methods import LinearMethod, get_method
@@ -158,6 +166,10 @@ def refusal(source: Convertible, layout: str, reason: str, ways: Sequence[str] =
         reason: what about the codes is not held.
         ways: what would hold them in this format, each a phrase that goes on from "give".
     """
+    lacks = f"{source.checkpoint.name} has {reason}, which format {layout!r} does not hold"
+    if reason.startswith(OUT_OF_ORDER):
+        # The other layout of the source's format would hold them, for none of the programs that read the one asked for.
+        return ConfigError(f"{lacks}: quantize the full-precision model in that format")
     others = [
         *ways,
         *(
@@ -170,7 +182,7 @@ def refusal(source: Convertible, layout: str, reason: str, ways: Sequence[str] =
         ),
     ]
     way = f"give {' or '.join(others)}" if others else f"only its own, {source.layout}, does"
-    return ConfigError(f"{source.checkpoint.name} has {reason}, which format {layout!r} does not hold: {way}")
+    return ConfigError(f"{lacks}: {way}")
 
 
 def _scale_dtype(source: Convertible, target: GroupedFormat, usual: torch.dtype) -> torch.dtype | None:

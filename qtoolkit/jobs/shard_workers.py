@@ -5,11 +5,10 @@ import platform
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import (
     ConfigError,
@@ -22,16 +21,20 @@ from qtoolkit.errors import (
 )
 from qtoolkit.files import DISK_FULL
 from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
-from qtoolkit.jobs.executor_tasks import answers
+from qtoolkit.jobs.executor_tasks import answers, dask_status
 from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
-from qtoolkit.stream.sharded_run import call_task
-from qtoolkit.stream.shards import ShardedJob
+from qtoolkit.stream.shards import ShardedJob, Task
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 # Packages of which each worker has the same version.
 _SAME = ("qtoolkit", "torch", "transformers")
+# What a pool of processes, and what Dask, says of workers that ended.
+_LOST = ("BrokenProcessPool", "KilledWorker")
 _KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
 
 
@@ -86,6 +89,9 @@ class ExecutorWorkers:
         """Call a function once on each worker that is known by its address, or once at all."""
         # Of Dask's executor: it names its client nowhere else.
         client: Any = getattr(self._executor, "_client", None)
+        status = dask_status(self._executor)
+        if status != "running":
+            raise ConfigError(f"the Dask client of executor is {status}: give one that is open, or leave it out")
         try:
             if not hasattr(client, "nthreads"):
                 return [("a worker", self._executor.submit(function, *arguments))]
@@ -101,31 +107,41 @@ class ExecutorWorkers:
 
     def tasks(self, job: ShardedJob) -> "_ExecutorTasks":
         """See `Workers`."""
-        return _ExecutorTasks(self._executor, job, self._retries)
+        return _ExecutorTasks(self, job)
+
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function on workers; yield numbers of calls and results as they come.
+
+        Args:
+            function, calls, on_wait: as for `answers`.
+
+        Raises:
+            QToolkitError: a call failed, or its worker was lost too often.
+        """
+        with closing(answers(self._executor, function, calls, retries=self._retries, on_wait=on_wait)) as found:
+            for answer in found:
+                if isinstance(answer.error, QToolkitError):
+                    raise answer.error
+                if answer.error is not None:
+                    kind = type(answer.error).__name__
+                    why = "; workers are lost mostly where memory runs out" if kind in _LOST else ""
+                    what = f"{kind}: {oneline(answer.error)}{why}"
+                    raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
+                yield answer.number, answer.result
 
 
 class _ExecutorTasks:
     """Do the tasks of a job on an executor; implements `Tasks`."""
 
-    def __init__(self, executor: Executor, job: ShardedJob, retries: int) -> None:
-        self._executor = executor
+    def __init__(self, workers: ExecutorWorkers, job: ShardedJob) -> None:
+        self._workers = workers
         self._job = job
-        self._retries = retries
 
-    def run(
-        self, task: str, calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
-    ) -> Iterator[tuple[int, Any]]:
+    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
         """See `Tasks`."""
-        given = [(self._job, task, arguments) for arguments in calls]
-        found = answers(self._executor, do_task, given, retries=self._retries, on_wait=on_wait)
-        with closing(found):
-            for answer in found:
-                if isinstance(answer.error, QToolkitError):
-                    raise answer.error
-                if answer.error is not None:
-                    what = f"{type(answer.error).__name__}: {oneline(answer.error)}"
-                    raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
-                yield answer.number, answer.result
+        yield from self._workers.run(do_task, [(self._job, task) for task in tasks], on_wait)
 
     def close(self) -> None:
         """See `Tasks`: what a pool of threads left in this process; other processes keep a block until the next job."""
@@ -158,15 +174,25 @@ def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkp
         raise ConfigError(f"{_name()} reads other weights under the model's name: give all workers the same files")
 
 
-def do_task(job: ShardedJob, task: str, arguments: tuple[Any, ...], attempt: int) -> Any:
+def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
     """Do a task in this process, one at a time whatever its threads.
 
     Raises:
         QToolkitError: it fails and would fail again; the message names the worker.
     """
+    with naming_worker(), _held.lock:
+        return task(_held.worker(job))
+
+
+@contextmanager
+def naming_worker() -> Iterator[None]:
+    """Let errors of a `with` block that would come again name this worker.
+
+    Raises:
+        QToolkitError: they, and those of memory and disk.
+    """
     try:
-        with _held.lock:
-            return call_task(_held.worker(job), task, arguments)
+        yield
     except QToolkitError as error:
         raise type(error)(f"{_name()}: {error}") from error
     except Exception as error:

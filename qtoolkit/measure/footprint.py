@@ -2,6 +2,8 @@
 
 import types
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,33 +68,37 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     seen: dict[int, object] = {}  # keeps the values alive, so that no id is reused
     while pending:
         value = pending.pop()
-        if id(value) in seen or not _is_followed(value):
+        type_: Any = type(value)  # mypy does not know that it has a hash
+        if id(value) in seen or not _is_followed(type_):
             continue
         seen[id(value)] = value
         if isinstance(value, Tensor):
             yield value
-        pending += _held_by(value)
+        pending += [*_held_by(value), *(getattr(value, name, None) for name in _slots(type_))]
 
 
-def _is_followed(value: object) -> bool:
-    """Check whether tensors reachable from `value` belong to the model."""
-    if isinstance(value, _NOT_FOLLOWED):
-        return False
-    return not any(base.__name__ in _NOT_THE_MODEL for base in type(value).__mro__)
+@lru_cache(maxsize=1000)  # types that are made as a program runs are let go
+def _is_followed(type_: type) -> bool:
+    """Check whether tensors reachable from values of a type belong to the model."""
+    return not issubclass(type_, _NOT_FOLLOWED) and not any(base.__name__ in _NOT_THE_MODEL for base in type_.__mro__)
 
 
 def _held_by(value: object) -> list[object]:
-    """Return the items of a container, and the attributes of an object, those of a tensor included."""
+    """Return the items of a container, and the attributes in its `__dict__` of an object, a tensor among them."""
     held: list[object] = []
     if isinstance(value, dict):
         held += dict.values(value)
     elif isinstance(value, list | tuple | set | frozenset):
         held += value
     held += getattr(value, "__dict__", {}).values()
-    for base in type(value).__mro__:
-        slots = vars(base).get("__slots__", ())
-        held += (getattr(value, name, None) for name in ((slots,) if isinstance(slots, str) else slots))
     return held
+
+
+@lru_cache(maxsize=1000)  # types that are made as a program runs are let go
+def _slots(type_: type) -> tuple[str, ...]:
+    """Return the names of the attributes that a type and its bases keep in slots."""
+    named = (vars(base).get("__slots__", ()) for base in type_.__mro__)
+    return tuple(name for slots in named for name in ((slots,) if isinstance(slots, str) else slots))
 
 
 def _spans(tensor: Tensor) -> Iterator[_Span]:

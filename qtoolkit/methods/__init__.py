@@ -14,7 +14,7 @@ from qtoolkit.formats import GroupedFormat, Layer, Reader, format_of, get_format
 from qtoolkit.methods.config import MethodConfig, as_call
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import Choice, MixedBits, MixedConfig, check_rules, rules_of
-from qtoolkit.methods.weight_only import LinearLayers, LinearMethod
+from qtoolkit.methods.weight_only import LinearLayers, LinearMethod, WeightOnlyMethod
 from qtoolkit.optional import entry_points_in, package_of
 from qtoolkit.readers import Stored, asked_version, describe_stored, group_size_of
 from qtoolkit.records import OnProgress
@@ -33,6 +33,7 @@ __all__ = [
     "Offer",
     "OnProgress",
     "Outcome",
+    "WeightOnlyMethod",
     "as_call",
     "available_methods",
     "check_rules",

@@ -18,17 +18,16 @@ from qtoolkit.methods.affine_config import (
     stored_natively,
 )
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.method import Outcome
 from qtoolkit.methods.weight_only import LinearMethod
-from qtoolkit.records import LayerPlan, OnProgress, Plan
+from qtoolkit.records import LayerPlan, Plan
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from qtoolkit.formats.native.tensors import NativeTensors
     from qtoolkit.formats.stored_layer import GroupedTensors
     from qtoolkit.models.checkpoint import Checkpoint
-    from qtoolkit.stream.journal import JournalLocation
 
 
 # Weights of an embedding that are rounded at one time: a float32 copy of all of a large vocabulary takes gigabytes.
@@ -149,24 +148,18 @@ class AffineMethod(LinearMethod):
         stored = grouped_tensors(tensors, codes, scale, zero_point)
         return {name: tensor.to(weight.device) for name, tensor in stored.items()}
 
-    def quantize(
-        self,
-        checkpoint: "Checkpoint",
-        config: Any,
-        plan: Plan,
-        on_progress: OnProgress,
-        journal: "JournalLocation | None" = None,
-    ) -> Outcome:
-        """See `Method`: an output head that is tied to a quantized embedding has its codes, and no weight."""
-        from qtoolkit.formats.native.tensors import coarse_groups
+    def source_of(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> "Checkpoint":
+        """See `WeightOnlyMethod`: an output head that is tied to a quantized embedding has its codes, and no weight."""
         from qtoolkit.methods.rounded_result import without_tied
 
-        source = checkpoint if config.embeddings is None else without_tied(checkpoint)
-        outcome = super().quantize(source, config, plan, on_progress, journal)
-        assert outcome.model is not None
+        return super().source_of(checkpoint if config.embeddings is None else without_tied(checkpoint), config, plan)
+
+    def measured_notes(self, model: "PreTrainedModel", config: Any) -> tuple[str, ...]:
+        """See `WeightOnlyMethod`."""
+        from qtoolkit.formats.native.tensors import coarse_groups
+
         stored_as = config.stored_as
-        changed = coarse_groups(outcome.model) if stored_as is None else stored_as.measured_notes(outcome.model)
-        return outcome._replace(notes=(*outcome.notes, *changed))
+        return coarse_groups(model) if stored_as is None else stored_as.measured_notes(model)
 
     def build(self, layer: Layer, config: AffineConfig, dtype: "torch.dtype") -> "torch.nn.Module":
         """See `LinearMethod`."""

@@ -31,7 +31,11 @@ class CalibratedFile(FilePlanner):
         self.name = file.name
         self.bits = file.bits
         self.splits_experts = file.splits_experts
-        self.file_notes = file.file_notes
+
+    @property
+    def file_notes(self) -> tuple[str, ...]:
+        """See `FilePlanner`."""
+        return self._file.file_notes
 
     def fit(self, layers: tuple[Layer, ...], config: Any) -> Any:
         """See `Planner`: refuse a text by which nothing would be chosen."""

@@ -47,6 +47,7 @@ class Outcome(NamedTuple):
         file: what writes the result; None where it is a model in memory.
         footprint: bytes of the model's tensors before it first ran, where it has run: CTRL then rounds its positions,
             and holds fewer; None where it has not.
+        is_written: whether the result is in its folder already, and neither a model in memory nor a file to write.
     """
 
     model: "PreTrainedModel | None"
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
     notes: Sequence[str] = ()
     file: FilePlanner | None = None
     footprint: int | None = None
+    is_written: bool = False
 
 
 class Method(Planner):
@@ -114,7 +116,7 @@ class Method(Planner):
         Raises:
             ConfigError: default, always.
         """
-        raise ConfigError(f"{type(config).__name__} is made in one process: leave out executor, or take GPTQ")
+        raise ConfigError(f"{type(config).__name__} is made in one process: leave out executor")
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""

@@ -12,6 +12,7 @@ from qtoolkit.records import OnProgress, Plan
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.journal import JournalLocation
@@ -33,17 +34,33 @@ class WeightOnlyMethod(Method):
         journal: "JournalLocation | None" = None,
     ) -> Outcome:
         """See `Method`."""
-        from qtoolkit.models.experts_apart import are_of_experts
         from qtoolkit.stream.loading import load_streamed
+
+        checkpoint = self.source_of(checkpoint, config, plan)
+        stored_as = self.transformers_config(checkpoint, config, plan)
+        loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
+        notes = (*self.notes(config, plan.layers), *loaded.notes, *self.measured_notes(loaded.value, config))
+        return Outcome(loaded.value, notes=notes)
+
+    def source_of(self, checkpoint: "Checkpoint", config: Any, plan: Plan) -> "Checkpoint":
+        """Return the checkpoint whose tensors are read one by one: those of experts apart where some are planned."""
+        from qtoolkit.models.experts_apart import are_of_experts
 
         quantized = [layer.name for layer in plan.layers]
         if patched_modules(checkpoint.skeleton, get_format(config.format).quant_method):
-            checkpoint = checkpoint.with_experts_apart(None)
-        elif are_of_experts(checkpoint.skeleton, quantized):
-            checkpoint = checkpoint.with_experts_apart(quantized)
-        stored_as = self.transformers_config(checkpoint, config, plan)
-        loaded = load_streamed(checkpoint, stored_as, device=plan.device, on_progress=on_progress)
-        return Outcome(loaded.value, notes=(*self.notes(config, plan.layers), *loaded.notes))
+            return checkpoint.with_experts_apart(None)
+        return (
+            checkpoint.with_experts_apart(quantized) if are_of_experts(checkpoint.skeleton, quantized) else checkpoint
+        )
+
+    def measured_notes(self, model: "PreTrainedModel", config: Any) -> tuple[str, ...]:
+        """Return what storing the codes has changed in a quantized model, or in a part of one. Default: nothing."""
+        return ()
+
+    def refuse_workers(self, config: Any) -> None:
+        """See `Method`: workers share the blocks of any whose layers do not know of one another."""
+        if type(self).quantize is not WeightOnlyMethod.quantize:
+            super().refuse_workers(config)
 
 
 class LinearMethod(WeightOnlyMethod):

@@ -170,8 +170,12 @@ class Checkpoint:
             return replace(self, expand=lambda: tensors_apart(model, named_as_saved(model, expand()), experts))  # type: ignore[arg-type,return-value]
         return replace(self, tensors=tensors_apart(model, self.named_as_stored(model), experts))
 
-    def record(self) -> ModelSource:
-        """Return the record of the checkpoint."""
+    def record(self, beside: int | None = None) -> ModelSource:
+        """Return the record of the checkpoint.
+
+        Args:
+            beside: `beside_bytes` of its skeleton, where that is known; None to count them.
+        """
         parameters = list(self.skeleton.parameters())
         tensors = {id(tensor): tensor for tensor in [*parameters, *self.skeleton.buffers()]}
         return ModelSource(
@@ -182,7 +186,8 @@ class Checkpoint:
             architecture=type(self.skeleton).__name__,
             dtype=str(self.dtype).removeprefix("torch."),
             num_parameters=sum(parameter.numel() for parameter in parameters),
-            footprint=sum(tensor.nbytes for tensor in tensors.values()) + beside_bytes(self.skeleton),
+            footprint=sum(tensor.nbytes for tensor in tensors.values())
+            + (beside_bytes(self.skeleton) if beside is None else beside),
             disk_size=self.disk_size,
             stored_as=self.stored_as,
         )

@@ -1,7 +1,7 @@
 """Open a folder that qtoolkit put around a `.gguf` file."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,15 +52,37 @@ def named_gguf(folder: Path) -> Path | None:
     return folder / str(name)
 
 
+def lone_gguf(folder: Path) -> Path | None:
+    """Return the `.gguf` model of a folder that has no other weights, and no config; None for another folder.
+
+    Of a model in parts it is the first file.
+    """
+    if (folder / "config.json").is_file():
+        return None
+    sizes = _sizes(folder)
+    models = gguf_models(sizes)
+    return folder / next(iter(models)) if len(models) == 1 and not _has_other_weights(sizes) else None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of the files of a folder by their names."""
+    return {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+
+
+def _has_other_weights(names: Iterable[str]) -> bool:
+    """Return whether one of these files holds weights that are none of `.gguf` files."""
+    return any(name.endswith((".safetensors", *PICKLE_SUFFIXES)) for name in names)
+
+
 def _refuse_files_alone(folder: Path) -> None:
     """Refuse a folder whose weights are `.gguf` files of which its config names none.
 
     Raises:
         UnsupportedModelError: the message names each, with its size.
     """
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    sizes = _sizes(folder)
     models = gguf_models(sizes)
-    if models and not any(name.endswith((".safetensors", *PICKLE_SUFFIXES)) for name in sizes):
+    if models and not _has_other_weights(sizes):
         refuse_pointers(folder, ["*.gguf"])
         shown = ", ".join(f"{folder / name} ({format_bytes(size)})" for name, size in models.items())
         count = f"{len(models)} .gguf model{'s' * (len(models) > 1)}"

@@ -16,7 +16,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.from_config import open_config
 from qtoolkit.models.from_folder import open_folder
 from qtoolkit.models.from_gguf import open_gguf
-from qtoolkit.models.from_gguf_folder import named_gguf, open_gguf_folder
+from qtoolkit.models.from_gguf_folder import lone_gguf, named_gguf, open_gguf_folder
 from qtoolkit.models.from_hub import open_downloaded, open_headers, open_hub_gguf
 from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.models.near_models import missing_folder
@@ -70,6 +70,14 @@ def open_checkpoint(
     return without_rescaling(opened)
 
 
+def _path_of_model(name: str) -> Path:
+    """Return the path that a name is; of a folder with one `.gguf` model alone, that of the file."""
+    # os.path, since Path raises on a name that is too long or belongs to nobody.
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    put_back(path)
+    return lone_gguf(path) or path if name and os.path.isdir(path) else path  # noqa: PTH112
+
+
 def _opened(
     model: Any,
     *,
@@ -94,9 +102,7 @@ def _opened(
     if not isinstance(name, str) or name.startswith("~"):
         # Other names with a NUL are refused where Hub ids are read.
         path_of(name, "model")
-    # os.path, since Path raises on a name that is too long or belongs to nobody.
-    path = Path(os.path.expanduser(name))  # noqa: PTH111
-    put_back(path)
+    path = _path_of_model(name)
     if name and os.path.isfile(path) and path.suffix.lower() == ".gguf":  # noqa: PTH113
         _refuse_revision(name, revision)
         return open_gguf(path, tokenizer, headers_only=headers_only)

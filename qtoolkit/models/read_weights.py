@@ -28,15 +28,17 @@ def layers_with_read_weights(model: PreTrainedModel, *, marked: bool = False) ->
 
     Args:
         model: on the meta device.
-        marked: whether its configs say that it is quantized, as transformers sees to where it reads such a model.
-            FalconMamba and Jamba then call the layer whose weight they read otherwise.
+        marked: whether it runs as transformers lets bitsandbytes' layers run. Its configs say that it is quantized:
+            FalconMamba and Jamba then call the layer whose weight they read otherwise. And its layers have weights,
+            of integers: HunYuan's router asks for the type, and calls the layer; mamba turns its output head's inputs
+            into that type, which would then be integers.
     """
     suspects = dict(_suspects(model))
     if not suspects:
         return frozenset()
     read: set[str] = set()
     called: set[str] = set()
-    with _watched(suspects, read, called), _marked(model) if marked else nullcontext():
+    with _watched(suspects, read, called, marked=marked), _marked(model) if marked else nullcontext():
         run_without_values(model, _TOKENS)
     parts = {_part_of(model, name) for name in read}
     known = parts | {_part_of(model, name) for name in called}
@@ -89,14 +91,14 @@ def _weights_read_by(kind: Any) -> frozenset[str]:
 
 
 @contextmanager
-def _watched(layers: Mapping[str, nn.Linear], read: set[str], called: set[str]) -> Iterator[None]:
+def _watched(layers: Mapping[str, nn.Linear], read: set[str], called: set[str], *, marked: bool) -> Iterator[None]:
     """Add the names of layers that run to `called`, for the time of a `with` block.
 
-    Those whose weight is read but by themselves are added to `read`.
+    Those whose weight is read but by themselves are added to `read`; where marked, its type alone may be.
     """
     kinds = {name: type(layer) for name, layer in layers.items()}
     for name, layer in layers.items():
-        layer.__class__ = _watching(kinds[name], name, read, called)
+        layer.__class__ = _watching(kinds[name], name, read, called, marked=marked)
     try:
         yield
     finally:
@@ -104,20 +106,43 @@ def _watched(layers: Mapping[str, nn.Linear], read: set[str], called: set[str]) 
             layer.__class__ = kinds[name]
 
 
-def _watching(kind: type[nn.Linear], name: str, read: set[str], called: set[str]) -> type[nn.Linear]:
+def _watching(kind: type[nn.Linear], name: str, read: set[str], called: set[str], *, marked: bool) -> type[nn.Linear]:
     """Return a subclass of a linear layer that adds its name to `called` when it runs.
 
-    It adds it to `read` when its weight is read by others.
+    It adds it to `read` when its weight is read by others, or where marked, when they read more than its type, which
+    then is that of integers, or give it inputs of that type.
     """
+    typed = _typed(name, read)
 
     def weight(self: nn.Linear) -> torch.Tensor | None:
+        own = self._parameters["weight"]
+        if marked and own is not None:
+            return own.as_subclass(typed)
         read.add(name)
-        return self._parameters["weight"]
+        return own
 
     def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         called.add(name)
         own = self._parameters["weight"]
         assert own is not None
+        if not x.is_floating_point():
+            read.add(name)
+            x = x.to(own.dtype)
         return nn.functional.linear(x, own, self._parameters["bias"])
 
     return type(kind.__name__, (kind,), {"weight": property(weight), "forward": forward})
+
+
+def _typed(name: str, read: set[str]) -> type[torch.Tensor]:
+    """Return a subclass of tensors that says that it holds bytes, and adds a name to `read` for what else is asked."""
+
+    def answer(
+        cls: Any, function: Any, kinds: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__self__", None) is torch.Tensor.dtype:
+            return torch.int8
+        read.add(name)
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
+            return function(*arguments, **options or {})
+
+    return type("Typed", (torch.Tensor,), {"__torch_function__": classmethod(answer)})

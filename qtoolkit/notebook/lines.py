@@ -45,6 +45,8 @@ _JOB_OPTIONS = (
     _INTO,
     _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
     *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
+    _own("workers", "share the job out to so many processes of this machine, of one thread each", "N"),
+    _own("dask", "share the job out to the workers of Dask's scheduler at this address", "ADDRESS"),
     _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),
     *request_options(PlanRequest, *_ONLY_FOR_PLANS),
     _DEBUG,

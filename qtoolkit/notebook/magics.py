@@ -18,6 +18,7 @@ from qtoolkit import records, requests
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.cell import run_body, value_of
 from qtoolkit.notebook.help import asks_for_help, helped_by
+from qtoolkit.notebook.line_workers import with_workers
 from qtoolkit.notebook.lines import MagicLine, read_line
 from qtoolkit.notebook.magic_errors import short_errors
 from qtoolkit.notebook.progress import Progress, open_progress
@@ -70,10 +71,11 @@ class QuantizeMagics(Magics):
         model = self._named(name, local_ns)
         if "plan" in given.options:
             return self._plan(given, model)
-        options = given.options_of(requests.QuantizeRequest)
+        options = given.options_of(requests.QuantizeRequest, partial(self._named, local_ns=local_ns))
         repo_id = given.options.get("push")
         card = given.options_of(requests.CardOptions)
-        with self._progress(f"{config.method} of {name}") as on_progress:
+        progress = self._progress(f"{config.method} of {name}")
+        with progress as on_progress, with_workers(options, given.options) as options:
             from qtoolkit.api import publish, quantize
             from qtoolkit.publishing import check_push
 

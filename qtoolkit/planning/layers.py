@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import Layer, Reader, get_format, patched_modules
+from qtoolkit.measure.footprint import beside_bytes
 from qtoolkit.methods import Method, MethodConfig, check_rules
 from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
@@ -42,6 +44,11 @@ class Modules:
         self._candidates: dict[tuple[Any, ...], Candidates] = {}
         self._read: dict[bool, frozenset[str]] = {}
         self._planned: list[tuple[tuple[Method | Reader, str, dict[str, Any]], dict[str, Any], Planned]] = []
+
+    @cached_property
+    def beside_bytes(self) -> int:
+        """Return the bytes of what the model holds beside its parameters and buffers."""
+        return beside_bytes(self._checkpoint.skeleton)
 
     def planned(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         """Return the config as it fits the layers, the modules that will be quantized, and those that stay.

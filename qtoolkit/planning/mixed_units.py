@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from qtoolkit.methods import MethodConfig, MixedConfig
-from qtoolkit.readers import FUSED, fused_unit, refusing_mixed_units
+from qtoolkit.readers import FUSED, advice_on_units, fused_unit, refusing_mixed_units
 from qtoolkit.records import LayerPlan
 
 # Mixtures that are told one by one.
@@ -19,7 +19,9 @@ Options = tuple[tuple[str, Any], ...] | None
 def notes_on_mixed_units(
     config: MethodConfig, layers: Iterable[LayerPlan], skipped: Iterable[LayerPlan]
 ) -> tuple[str, ...]:
-    """Return a note for each mixture within units of layers that programs fuse; none where the format has no such.
+    """Return a note for each mixture within units of layers that programs fuse, and one on what would make them whole.
+
+    There are none where the format has no such programs.
 
     Args:
         config: its rules and exclude may give the layers of a unit different options.
@@ -35,12 +37,14 @@ def notes_on_mixed_units(
     names = config.per_layer_options() if isinstance(config, MixedConfig) else ()
     # Unit -> options -> the last parts of the names of the layers that have them.
     units: dict[str, dict[Options, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    recipes: dict[str, Options] = {}
     for layer in chain(layers, left):
         unit = fused_unit(layer.name)
         if unit == layer.name:
             continue
         own = config.of(layer.name)
         options = None if layer.skipped else tuple((name, getattr(own, name)) for name in names)
+        recipes[layer.name] = options
         units[unit][options][layer.name.rpartition(".")[2]] = None
     # Mixture -> the modules that have it.
     mixtures: dict[str, list[str]] = defaultdict(list)
@@ -55,8 +59,8 @@ def notes_on_mixed_units(
     ]
     if len(notes) > _MOST_NOTES:
         more = len(notes) - _MOST_NOTES + 1
-        return (*notes[: _MOST_NOTES - 1], f"{more} other mixtures of layers that {programs} fuse")
-    return tuple(notes)
+        notes = [*notes[: _MOST_NOTES - 1], f"{more} other mixtures of layers that {programs} fuse"]
+    return (*notes, f"to make whole what {programs} fuse: {advice_on_units(recipes)}") if notes else ()
 
 
 def _describe(parts: dict[Options, dict[str, None]]) -> str:

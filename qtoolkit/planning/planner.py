@@ -5,7 +5,6 @@ from functools import partial
 
 from qtoolkit.checkpoints.layer_values import heads_of
 from qtoolkit.formats import Reader, Sizes
-from qtoolkit.measure.footprint import beside_bytes
 from qtoolkit.methods import Method, MethodConfig, get_method
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
@@ -84,7 +83,7 @@ def plan_job(
     config, layers, skipped = modules.planned(method, config, device)
     buffers = {id(buffer): buffer.nbytes for buffer in checkpoint.skeleton.buffers()}
     in_memory = sum(layer.bytes_after for layer in (*layers, *skipped)) + sum(buffers.values())
-    in_memory += beside_bytes(checkpoint.skeleton)
+    in_memory += modules.beside_bytes
     on_disk = sum(layer.disk_bytes for layer in (*layers, *skipped))
     footprint, disk = method.sizes(Sizes(memory=in_memory, disk=on_disk))
     checkpoint = checkpoint.with_notes(*_larger(checkpoint, disk))
@@ -99,7 +98,7 @@ def plan_job(
     mixed = () if isinstance(method, Reader) else notes_on_mixed_units(config, layers, skipped)
     job = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
     plan = Plan(
-        source=checkpoint.record(),
+        source=checkpoint.record(modules.beside_bytes),
         method=method.name,
         settings=method.settings(config),
         device=device,

@@ -10,17 +10,19 @@ from qtoolkit.readers.contract import (
     served_by,
     titles,
 )
-from qtoolkit.readers.fused_layers import FUSED, fused_unit
+from qtoolkit.readers.fused_layers import FUSED, fused_unit, units_of
 from qtoolkit.readers.matrices import within_block
 from qtoolkit.readers.programs import BRANCHES
 from qtoolkit.readers.sentences import card_lines, load_lines, page_table, summary
-from qtoolkit.readers.stored import Stored, describe_stored, group_size_of, units_of
+from qtoolkit.readers.stored import Stored, describe_stored, group_size_of
+from qtoolkit.readers.whole_units import advice_on_units
 
 __all__ = [
     "BRANCHES",
     "FUSED",
     "READER_NAMES",
     "Stored",
+    "advice_on_units",
     "asked_version",
     "card_lines",
     "check_reader",

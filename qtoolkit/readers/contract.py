@@ -28,6 +28,8 @@ _USUAL: dict[str, Any] = {
     "left": (),
     "experts": "",
     "plain_experts": False,
+    "hidden_experts": False,
+    "own_experts": False,
     "own_linear": "",
     "split_experts": "",
     "matrices": (),
@@ -109,7 +111,7 @@ def served_by(stored: Stored) -> str:
 def refusing_mixed_units(format_: str) -> tuple[str, ...]:
     """Return the names of the programs that join layers of a format, and refuse those that differ (`fused_unit`)."""
     entries = (entry for entry in ENTRIES if entry.format == format_)
-    refusing = {entry.reader for entry in entries if any(limit.field == "mixed_units" for limit in entry.limits)}
+    refusing = {entry.reader for entry in entries if any(limit.field == "unlike_units" for limit in entry.limits)}
     return tuple(program.title for program in PROGRAMS if program.name in refusing)
 
 
@@ -130,7 +132,7 @@ def _reading(program: Program, entry: Entry | None, stored: Stored) -> Reading:
         return Reading(program.name, program.title, program.version, False, why=program.refuses, source=program.source)
     broken = [] if entry.refused else [limit for limit in entry.limits if limit.broken_by(stored)]
     whys = [entry.refused] if entry.refused else [limit.broken_by(stored) for limit in broken]
-    remedies = [entry.remedy] if entry.refused else list(dict.fromkeys(one.remedy for one in broken if one.remedy))
+    ways = [entry.remedy] if entry.refused else [limit.remedy_for(stored) for limit in broken]
     return Reading(
         program.name,
         program.title,
@@ -140,8 +142,8 @@ def _reading(program: Program, entry: Entry | None, stored: Stored) -> Reading:
         until=entry.until,
         needs=entry.needs,
         why=", ".join(whys),
-        remedy="; ".join(remedies),
+        remedy="; ".join(filter(None, dict.fromkeys(ways))),
         note="; ".join(filter(None, (entry.note, note_on_split(stored, entry.kept_whole)))),
         source=entry.source,
-        is_recipe=any(limit.remedy and not limit.is_kept for limit in broken),
+        is_recipe=any(limit.remedy_for(stored) and not limit.is_kept for limit in broken),
     )

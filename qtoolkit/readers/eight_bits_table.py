@@ -1,15 +1,9 @@
 """The rows of the reader contract on models in 8 bits whose inputs are rounded too: float8, and int8 (W8A8)."""
 
 from qtoolkit.readers.entry import Entry, Limit, Since
-from qtoolkit.readers.shared_limits import SGLANG, VLLM, WHOLE_BLOCKS, WHOLE_EXPERTS
+from qtoolkit.readers.shared_limits import HIDDEN_EXPERTS, MIXED, SGLANG, VLLM, WHOLE_BLOCKS, WHOLE_EXPERTS
 
 _FORMAT = "compressed-tensors"
-_MIXED = Limit(
-    "mixed_units",
-    (),
-    "layers that it fuses, of which some are not quantized",
-    "exclude all of q, k and v, or none of them, and so of gate and up",
-)
 _VLLM_SCHEME = f"{VLLM}/compressed_tensors/schemes/compressed_tensors"
 _SGLANG_SCHEME = f"{SGLANG}/compressed_tensors/schemes/compressed_tensors"
 _INT8_EXPERTS = Limit(
@@ -18,6 +12,8 @@ _INT8_EXPERTS = Limit(
     "int8 experts of {got}, all of which it holds in one tensor",
     "load it with qtoolkit, or give FP8()",
 )
+# sglang/srt/layers/quantization/compressed_tensors/compressed_tensors.py:982-989.
+_NPU_EXPERTS = Limit("experts", ("",), "int8 experts of {got}, which it takes on NPUs alone", "give FP8()")
 _ROUNDS = "it expands the codes, and rounds inputs as servers do: nothing is saved there"
 
 
@@ -79,7 +75,7 @@ EIGHT_BITS = (
                 Since("0.5.3", without="0.5.2", found="CHANNEL in compressed_tensors_w8a8_fp8.py"),
                 Since("0.11.0", without="0.10.2", found="BLOCK there", field="group_sizes", values=(128,)),
             ),
-            limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, _MIXED),
+            limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 7.5 on",
             kept_whole=("blocks",),
         ),
@@ -92,7 +88,7 @@ EIGHT_BITS = (
                 Since("0.4.4.post2", without="0.4.4.post1", found="compressed_tensors_w8a8_fp8.py"),
                 Since("0.5.6.post1", without="0.5.6", found="BLOCK there", field="group_sizes", values=(128,)),
             ),
-            limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, _MIXED),
+            limits=(WHOLE_EXPERTS, WHOLE_BLOCKS, HIDDEN_EXPERTS, MIXED),
             note="in float8 on a GPU from compute capability 8.9 on, expanded to 16 bits from 8.0 on",
             kept_whole=("blocks",),
         ),
@@ -105,7 +101,7 @@ EIGHT_BITS = (
             source=f"{_VLLM_SCHEME}_w8a8_int8.py:36; vllm/model_executor/kernels/linear/scaled_mm/cpu.py",
             input_type="int8",
             since=(Since("0.5.2", without="0.5.1", found="compressed_tensors_w8a8_int8.py"),),
-            limits=(WHOLE_EXPERTS, _MIXED),
+            limits=(WHOLE_EXPERTS, MIXED),
             note="on a GPU from compute capability 7.5 on, and on a processor",
         ),
         sglang=Entry(
@@ -114,7 +110,7 @@ EIGHT_BITS = (
             source=f"{_SGLANG_SCHEME}_w8a8_int8.py:97",
             input_type="int8",
             since=(Since("0.5.3", without="0.5.2", found="compressed_tensors_w8a8_int8.py"),),
-            limits=(WHOLE_EXPERTS, _MIXED),
+            limits=(WHOLE_EXPERTS, _NPU_EXPERTS, HIDDEN_EXPERTS, MIXED),
             note="on a GPU from compute capability 8.0 on",
         ),
     ),

@@ -41,7 +41,7 @@ class Limit:
         field: a field of `Stored`.
         allowed: the values that it may have; of a field that holds several, each of them.
         why: what is not loaded, a clause; "{got}" stands for the values that are not allowed.
-        remedy: what to do instead; may be empty.
+        remedy: what to do instead; "{whole}" stands for what would make units whole; may be empty.
         is_kept: whether the remedy helps a model that is quantized already; otherwise it names options of a recipe.
         layouts: of the models that it is for; empty for all.
     """
@@ -60,6 +60,10 @@ class Limit:
         value = getattr(stored, self.field)
         got = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in self.allowed]
         return self.why.format(got=" and ".join(map(str, got))) if got else ""
+
+    def remedy_for(self, stored: Stored) -> str:
+        """Return what to do instead for a model that does not meet it; empty where nothing is known."""
+        return self.remedy.format(whole=stored.whole)
 
 
 @dataclass(frozen=True)

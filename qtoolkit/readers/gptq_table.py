@@ -16,10 +16,17 @@ from qtoolkit.readers.shared_limits import (
 )
 
 _GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+# Of its kernels, with which transformers and peft run GPTQ too.
+_OF_GPTQMODEL = Limit("group_sizes", _GPTQ_GROUPS, "GPTQ in groups of {got}", "give a power of two")
 _FIRST_LAYOUT = ("", "gptq")
 _ONE_WIDTH = Limit("widths", (1,), "layers with different bits: it gives all the same", "give all layers the same bits")
 _MISNAMED = Limit(
     "misnamed_units", (), "dynamic names layers, where it looks for the fused name", "write it anew", is_kept=True
+)
+# sglang/srt/layers/quantization/gptq/gptq.py:446 gives experts the options of the whole model, and asks no `dynamic`.
+_EXPERTS = (
+    Limit("plain_experts", (False,), "experts in 16 bits, which it takes for quantized", "quantize the experts too"),
+    Limit("own_experts", (False,), "experts with other options than the model's", "give experts those of the model"),
 )
 
 GPTQ = (
@@ -29,7 +36,12 @@ GPTQ = (
         source="transformers/utils/quantization_config.py:742, quantizers/quantizer_gptq.py:53",
         since=(Since("5.0.0", found="class GPTQConfig"),),
         needs="optimum >= 1.24 and gptqmodel >= 1.4.3",
-        limits=(WHOLE_EXPERTS, Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED), _ONE_WIDTH),
+        limits=(
+            WHOLE_EXPERTS,
+            Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED),
+            _OF_GPTQMODEL,
+            _ONE_WIDTH,
+        ),
         note="with qtoolkit imported it needs neither, and takes different bits too",
     ),
     Entry(
@@ -45,6 +57,7 @@ GPTQ = (
                 "bits", (2, 4, 8), "GPTQ of {got} bits: it reads 2, 4 and 8 right", COMPRESSED, layouts=_FIRST_LAYOUT
             ),
             Limit("bits", (2, 3, 4, 8), "GPTQ of {got} bits", COMPRESSED),
+            _OF_GPTQMODEL,
             _ONE_WIDTH,
         ),
     ),
@@ -84,6 +97,7 @@ GPTQ = (
         limits=(
             WHOLE_EXPERTS,
             Limit("bits", (4, 8), "GPTQ of {got} bits: it takes 4 and 8", "give bits=4 or bits=8"),
+            *_EXPERTS,
             Limit("sym", (True,), "asymmetric GPTQ", f"give sym=True, or {COMPRESSED}"),
             Limit("group_sizes", SERVER_GROUPS, "GPTQ in groups of {got}", "give group_size -1, 32, 64 or 128"),
             TILED,
@@ -98,7 +112,7 @@ GPTQ = (
         source="gptqmodel/nn_modules/qlinear/torch.py:142-143; models/loader.py:2103",
         limits=(
             Limit("bits", (2, 3, 4, 5, 6, 7, 8), "GPTQ of {got} bits"),
-            Limit("group_sizes", _GPTQ_GROUPS, "GPTQ in groups of {got}", "give a power of two"),
+            _OF_GPTQMODEL,
             Limit(
                 "sym",
                 (True,),
@@ -135,7 +149,7 @@ GPTQ = (
         source="peft/import_utils.py:70, tuners/lora/gptq.py",
         since=(Since("0.5.0", without="0.4.0", found="gptq in tuners/lora.py"),),
         needs="optimum >= 1.24 and gptqmodel >= 7.0, which load the model",
-        limits=(_ONE_WIDTH,),
+        limits=(_OF_GPTQMODEL, _ONE_WIDTH),
         note="adapters are trained on it, and not merged into it",
     ),
     Entry(
@@ -192,7 +206,7 @@ AWQ = (
     Entry(
         "mlx-lm",
         "awq",
-        source="mlx_lm/utils.py:113-116, 569",
+        source="mlx_lm/utils.py:113-116, 382, 569: groups by the shapes of scales",
         since=(Since("0.30.4", without="0.30.2", found="_transform_awq_weights in utils.py"),),
         limits=(_FOUR_BITS, Limit("group_sizes", (32, 64, 128), "AWQ in groups of {got}")),
     ),

@@ -13,7 +13,8 @@ from qtoolkit.readers.fused_layers import FUSED, fused_unit
 TILES = ((128, 64), (64, 128))
 # Outputs, and inputs, of the blocks of weights that share a scale.
 BLOCK = 128
-_PLACES = {part: place for parts in FUSED for place, part in enumerate(parts)}
+# That of a layer among those that it is joined with.
+PLACES = {part: place for parts in FUSED for place, part in enumerate(parts)}
 # Matrices that a sentence names one by one.
 _MOST_NAMED = 3
 
@@ -50,7 +51,7 @@ def matrices_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Matrix, ...]:
             units.setdefault(fused_unit(name), []).append(name)
     found = set()
     for unit, members in units.items():
-        members.sort(key=lambda name: _PLACES.get(name.rpartition(".")[2], 0))
+        members.sort(key=lambda name: PLACES.get(name.rpartition(".")[2], 0))
         named = unit if members[1:] else members[0]
         outputs = tuple(shapes[name][0] for name in members)
         found.add(Matrix(within_block(named), outputs, shapes[members[0]][1]))
@@ -59,7 +60,7 @@ def matrices_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Matrix, ...]:
 
 def outside_tiles(matrices: Iterable[Matrix]) -> tuple[str, ...]:
     """Return the matrices whose sizes are no multiples of one of `TILES`, in words: "mlp.down_proj of 576 x 1500"."""
-    return _named(
+    return named(
         f"{matrix.name} of {sum(matrix.outputs)} x {matrix.inputs}" for matrix in matrices if is_outside_tiles(matrix)
     )
 
@@ -79,7 +80,7 @@ def cut_blocks(matrices: Iterable[Matrix]) -> tuple[str, ...]:
         >>> cut_blocks([Matrix("attn.qkv_proj", (576, 192, 192), 576)])
         ('attn.qkv_proj of 576 + 192 + 192 outputs',)
     """
-    return _named(
+    return named(
         f"{matrix.name} of {' + '.join(map(str, matrix.outputs))} outputs"
         for matrix in matrices
         if any(one % BLOCK for one in matrix.outputs[:-1])
@@ -93,7 +94,7 @@ def within_block(name: str) -> str:
     return ".".join(parts[number + 1 :])
 
 
-def _named(every: Iterable[str]) -> tuple[str, ...]:
+def named(every: Iterable[str]) -> tuple[str, ...]:
     """Return some words, the last ones counted where they are many."""
     words = list(dict.fromkeys(every))
     if len(words) <= _MOST_NAMED:

@@ -19,16 +19,23 @@ WHOLE_BLOCKS = Limit(
     "give granularity='channel'",
 )
 MIXED = Limit(
-    "mixed_units",
+    "unlike_units",
     (),
-    "layers that it fuses are not quantized alike",
-    "quantize q, k and v alike, and gate and up alike",
+    "layers of {got}, which it joins, are not quantized alike",
+    "{whole}",
 )
 WHOLE_EXPERTS = Limit(
     "split_experts",
     ("",),
     "experts of {got} one by one, which it looks for in one tensor",
     "exclude '*.experts.*'",
+)
+# sglang/srt/layers/quantization/compressed_tensors/compressed_tensors.py:881-889.
+HIDDEN_EXPERTS = Limit(
+    "hidden_experts",
+    (False,),
+    "experts that it looks for as gate_proj, up_proj and down_proj, where the config has other names",
+    "quantize all layers alike, the experts too",
 )
 EMBEDDINGS = "leave embeddings out"
 NO_EMBEDDINGS = Limit("embeddings", (None,), "quantized embeddings", EMBEDDINGS)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtoolkit.matching import matches
-from qtoolkit.readers.fused_layers import fused_unit
-from qtoolkit.readers.matrices import BLOCK, Matrix, cut_blocks, matrices_of, outside_tiles
+from qtoolkit.readers.expert_lookups import has_own_experts, hidden_experts, is_expert
+from qtoolkit.readers.fused_layers import fused_unit, units_of
+from qtoolkit.readers.matrices import BLOCK, Matrix, cut_blocks, matrices_of, named, outside_tiles, within_block
+from qtoolkit.readers.whole_units import advice_on_units
 
 # vllm/model_executor/models/gpt_oss.py and dbrx.py, `load_weights`; granitemoe.py finds single experts.
 _WHOLE = ("GptOssForCausalLM", "DbrxForCausalLM")
@@ -38,10 +40,13 @@ class Stored:
         dtype: type of what is not quantized, "bfloat16"; empty where it is not known.
         expands: whether its config asks transformers to expand the codes while it loads.
         mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
+        whole: what would make these whole, in words.
         experts: architecture of a model whose experts are quantized one by one, "MixtralForCausalLM"; empty for none,
             and where it is not known.
         split_experts: the same of an architecture whose checkpoints keep all experts of a block in one tensor, and
             whose class in servers looks for no others.
+        hidden_experts: whether SGLang does not find what a config of schemes says of experts, since it asks for others.
+        own_experts: whether experts are stored in another way than the options of the whole model say.
         own_linear: the same of an architecture whose linear layers are of a class of their own.
         plain_experts: whether its experts are stored one by one in full precision, beside quantized layers.
         misnamed_units: those whose layers the config names one by one, where servers look for the fused name.
@@ -61,10 +66,13 @@ class Stored:
     dtype: str = ""
     expands: bool = False
     mixed_units: tuple[str, ...] = ()
+    whole: str = ""
     misnamed_units: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     experts: str = ""
     plain_experts: bool = False
+    hidden_experts: bool = False
+    own_experts: bool = False
     own_linear: str = ""
     split_experts: str = ""
     matrices: tuple[Matrix, ...] = ()
@@ -84,6 +92,11 @@ class Stored:
     def cut_blocks(self) -> tuple[str, ...]:
         """Return the matrices in which one block of weights belongs to two layers, in words; none without blocks."""
         return cut_blocks(self.matrices) if BLOCK in self.group_sizes else ()
+
+    @property
+    def unlike_units(self) -> tuple[str, ...]:
+        """Return the fused matrices whose layers are stored in different ways, each within its block once."""
+        return named(map(within_block, self.mixed_units))
 
     @property
     def small_groups(self) -> tuple[int, ...]:
@@ -152,6 +165,8 @@ def describe_stored(
     is_sym = bool(options.get("sym", sym))
     described = {} if values is None else values
     embeddings = options.get("embeddings")
+    recipes: dict[str, Any] = {name: None for name in left if fused_unit(name) != name}
+    recipes |= {name: (own, sizes.get(name, group_size)) for name, own in in_blocks.items()}
     # It is never written beside quantized embeddings, which transformers would expand wrongly.
     expands = not is_sym and embeddings is None if values is None else values.get("run_compressed") is False
     return Stored(
@@ -165,12 +180,15 @@ def describe_stored(
         embeddings=embeddings,
         dtype=dtype,
         expands=expands,
-        mixed_units=mixed_units({name: (own, sizes.get(name)) for name, own in in_blocks.items()}, left),
+        mixed_units=mixed_units(recipes),
+        whole=advice_on_units(recipes),
         misnamed_units=misnamed_units(in_blocks, described),
         left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
-        experts=architecture if any(map(_is_expert, layers)) else "",
-        split_experts=architecture if architecture in _WHOLE and any(map(_is_expert, layers)) else "",
-        plain_experts=bool(layers) and any(map(_is_expert, left)),
+        experts=architecture if any(map(is_expert, layers)) else "",
+        split_experts=architecture if architecture in _WHOLE and any(map(is_expert, layers)) else "",
+        hidden_experts=bool(layers) and hidden_experts(recipes, values),
+        own_experts=has_own_experts(recipes, (options.get("bits"), group_size)),
+        plain_experts=bool(layers) and any(map(is_expert, left)),
         own_linear=architecture if architecture in _OWN_LINEAR and in_blocks else "",
         matrices=matrices_of({name: shape for name, shape in (shapes or {}).items() if name in in_blocks}),
         heads=heads,
@@ -190,12 +208,6 @@ def _is_usual(name: str) -> bool:
     """Return whether programs would take a layer for a quantized one unless told: one of a block, and not a router."""
     *_, last = parts = name.split(".")
     return any(part.isdigit() for part in parts) and last not in _ROUTERS
-
-
-def _is_expert(name: str) -> bool:
-    """Check whether a layer belongs to one expert of a block, by its full name."""
-    parts = name.split(".")
-    return "experts" in parts and sum(part.isdigit() for part in parts) > 1
 
 
 def _layout(values: Mapping[str, Any]) -> str:
@@ -220,29 +232,15 @@ def _input_type(values: Mapping[str, Any]) -> str:
     return W4A8 if rounded and weights.get("num_bits", 8) != 8 else rounded
 
 
-def units_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the fused matrices of servers with the layers of each, those of which there are two layers or more.
-
-    All experts of a block are one.
-
-    Example: "h.0.q_proj" and "h.0.k_proj" make {"h.0.qkv_proj": ("h.0.q_proj", "h.0.k_proj")}.
-    """
-    units: dict[str, list[str]] = {}
-    for name in names:
-        units.setdefault(fused_unit(name), []).append(name)
-    return {unit: tuple(members) for unit, members in units.items() if len(members) > 1}
-
-
-def mixed_units(layers: Mapping[str, Any], left: Iterable[str]) -> tuple[str, ...]:
+def mixed_units(recipes: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the fused matrices whose layers are stored in different ways, or of which some are not quantized.
 
     Args:
-        layers: how each layer is stored, anything that can be compared: its bits, or these and its groups.
-        left: names of layers that are not quantized.
+        recipes: how each layer is stored, by its full name: anything that can be compared, None where it is not
+            quantized.
     """
-    stored = {name: None for name in left if fused_unit(name) != name} | dict(layers)
-    units = units_of(stored)
-    return tuple(sorted(unit for unit, members in units.items() if len({stored[name] for name in members}) > 1))
+    units = units_of(recipes)
+    return tuple(sorted(unit for unit, members in units.items() if len({recipes[name] for name in members}) > 1))
 
 
 def misnamed_units(layers: Mapping[str, int], values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ from qtoolkit.models.building import build_empty, using_transformers
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, merges_experts, replace_experts, tensors_apart
 from qtoolkit.models.renaming import names_in_model
-from qtoolkit.models.structure import block_list, output_head, parts_beside_text
+from qtoolkit.models.structure import block_list, output_head
+from qtoolkit.models.unreached_blocks import unreached_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,6 +72,8 @@ class StreamedModel:
             raise UnsupportedModelError(f"{checkpoint.name} ({kind}) has no list of blocks: take a method without text")
         path, self.blocks = found
         self.block_names = tuple(f"{path}.{index}" for index in range(len(self.blocks)))
+        # Most of what makes hidden states of images has no part in those of a text.
+        self._unreached = unreached_parts(self.model)
         self._tell_device()
 
     def _tell_device(self) -> None:
@@ -99,9 +102,7 @@ class StreamedModel:
             with_head: whether the output head is loaded too.
         """
         head = None if with_head else output_head(self.model)
-        # What makes hidden states of images has no part in those of a text.
-        beside = sorted(set(parts_beside_text(self.model).values()))
-        excluded = (*self.block_names, *beside, *([head] if head else []))
+        excluded = (*self.block_names, *self._unreached, *([head] if head else []))
         prefixes = tuple(f"{part}." for part in excluded)
         keys = [key for key, name in self.name_of.items() if not name.startswith(prefixes)]
         modules = [

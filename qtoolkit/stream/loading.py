@@ -20,6 +20,7 @@ from qtoolkit.models.dtypes import FLOATS
 from qtoolkit.models.renaming import splits_by_rows
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress, ProgressEvent
+from qtoolkit.stream.model_parts import ModelPart
 from qtoolkit.stream.products import multiply_fast
 from qtoolkit.tensor.processor import product_dtype
 
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
 
 def load_streamed(
-    checkpoint: Checkpoint, quantization_config: Any, *, device: str, on_progress: OnProgress
+    checkpoint: Checkpoint,
+    quantization_config: Any,
+    *,
+    device: str,
+    on_progress: OnProgress,
+    part: ModelPart | None = None,
 ) -> "Noted[PreTrainedModel]":
     """Build the checkpoint's model on `device`; each weight is quantized, or put in place, as soon as it is read.
 
@@ -39,6 +45,7 @@ def load_streamed(
         device: "cpu" or "cuda:0".
         on_progress: called for each weight, in bytes of full precision, and at the end; without a quantization config
             only at the end, since transformers then reads in threads of its own.
+        part: what is loaded, where it is not all; the checkpoint has its tensors alone, and the model no other modules.
 
     Raises:
         CheckpointError: weights of the model are missing in the checkpoint, have other shapes, cannot be read, or hold
@@ -65,7 +72,9 @@ def load_streamed(
         if threading.get_ident() == caller:
             on_progress(ProgressEvent("quantize", done, total, "bytes", name))
 
-    model_class = type(checkpoint.skeleton)
+    model_class: Any = type(checkpoint.skeleton)
+    if part is not None:
+        model_class = part.class_of(model_class)
     try:
         with using_transformers():
             model, info = model_class.from_pretrained(
@@ -80,6 +89,8 @@ def load_streamed(
             )
     except RuntimeError as error:
         raise _explained(model_name, checkpoint.path, error) from error
+    if part is not None:
+        info = part.without_others(model, info)
     notes = check_complete(checkpoint, info)
     let_go_of_rests(model)
     give_memory_back()

@@ -19,7 +19,7 @@ from qtoolkit.stream.groups import Group
 from qtoolkit.stream.residuals import Corrections
 from qtoolkit.stream.run import BlockGroups, check_block, groups_of
 from qtoolkit.stream.samples import Samples, first_inputs, samples_at_once, samples_of_a_part
-from qtoolkit.stream.shards import Exchange, ShardedJob
+from qtoolkit.stream.shards import Exchange, LayersByBlock, ShardedJob
 
 TOKENS, WEIGHTS, KEPT = "tokens", "weights", "kept"
 
@@ -60,8 +60,11 @@ class ShardWorker:
     def __init__(self, job: ShardedJob) -> None:
         self._job = job
         self._exchange = Exchange(job.folder)
-        self._streamed = StreamedModel(job.opens(), device=job.device, dtype=job.dtype, quantized=job.quantized)
-        pairs = zip(self._streamed.blocks, job.layers, strict=True)
+        layers = LayersByBlock.read(job.folder)
+        self._layers = [*layers.values()]
+        quantized = [f"{block}.{layer}" for block, names in layers.items() for layer in names]
+        self._streamed = StreamedModel(job.opens(), device=job.device, dtype=job.dtype, quantized=quantized)
+        pairs = zip(self._streamed.blocks, self._layers, strict=True)
         self._widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
         # By shard, or by the number of its samples where all of so many get the same arguments.
         self._samples: dict[int, Samples] = {}
@@ -78,7 +81,7 @@ class ShardWorker:
         self._originals.clear()
         self._open.close()
 
-    def begin(self, shard: int) -> None:
+    def begin(self, *, shard: int) -> None:
         """Keep what the first block gets of a shard.
 
         Raises:
@@ -93,7 +96,7 @@ class ShardWorker:
         self._exchange.write(inputs_name(0, shard), _numbered(samples.hidden))
         samples.hidden = []
 
-    def look(self, index: int, *, traced: bool) -> BlockGroups | None:
+    def look(self, *, index: int, traced: bool) -> BlockGroups | None:
         """Check the weights of a block, and return which of its layers share their inputs.
 
         Args:
@@ -109,16 +112,16 @@ class ShardWorker:
             return None
         samples = first_inputs(self._streamed, self._tokens()[:1], 1)
         one = partial(samples.call, index, module, self._streamed.device, samples.one, first=0)
-        return groups_of(module, self._job.layers[index], one, corrected=self._job.method.wants_exact)
+        return groups_of(module, self._layers[index], one, corrected=self._job.method.wants_exact)
 
     def sum_up(
         self,
+        *,
         index: int,
         groups: Mapping[int, Group],
         corrections: Corrections,
         done: Sequence[DoneGroup],
         shard: int,
-        *,
         to_end: bool,
     ) -> None:
         """Keep the sums of what groups of a block get of a shard.
@@ -149,7 +152,7 @@ class ShardWorker:
         if to_end and block.exact is not None:
             self._exchange.write(exact_name(index + 1, shard), _numbered(samples.exact))
 
-    def solve(self, index: int, number: int, group: Group, done: Sequence[DoneGroup], name: str) -> dict[str, Any]:
+    def solve(self, *, index: int, number: int, group: Group, done: Sequence[DoneGroup], name: str) -> dict[str, Any]:
         """Quantize a group of a block, given the sums of all shards; return the facts, by full names of layers.
 
         Args:
@@ -173,7 +176,7 @@ class ShardWorker:
         self._exchange.write(name, tensors)
         return facts
 
-    def advance(self, index: int, done: Sequence[DoneGroup], shard: int, *, exact: bool) -> None:
+    def advance(self, *, index: int, done: Sequence[DoneGroup], shard: int, exact: bool) -> None:
         """Keep what the block after this one gets of a shard.
 
         Args:

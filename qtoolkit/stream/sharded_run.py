@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from qtoolkit.stream.groups import Group, is_indexed, without_indices
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.run import BlockGroups, check_outside, fit
 from qtoolkit.stream.shard_worker import KEPT, TOKENS, WEIGHTS, DoneGroup, ShardWorker, inputs_name
-from qtoolkit.stream.shards import Exchange, ShardedJob, Tasks, Workers
+from qtoolkit.stream.shards import Exchange, LayersByBlock, ShardedJob, Task, Tasks, Workers
 
 # Sums of experts that are made in one run of a block.
 _SUMS_BYTES = 2**31
@@ -51,23 +51,15 @@ class _TasksHere:
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
 
-    def run(
-        self, task: str, calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
-    ) -> Iterator[tuple[int, Any]]:
+    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
         """See `Tasks`."""
-        for number, arguments in enumerate(calls):
+        for number, task in enumerate(tasks):
             on_wait()
-            yield number, call_task(self._worker, task, arguments)
+            yield number, task(self._worker)
 
     def close(self) -> None:
         """See `Tasks`."""
         self._worker.close()
-
-
-def call_task(worker: ShardWorker, task: str, arguments: tuple[Any, ...]) -> Any:
-    """Call a method of a worker, as `Tasks.run` does."""
-    *given, named = arguments
-    return getattr(worker, task)(*given, **named)
 
 
 def quantize_in_shards(
@@ -100,25 +92,23 @@ def quantize_in_shards(
     check_outside(streamed)
     if not any(layers):
         return []
-    names = zip(streamed.block_names, layers, strict=True)
     with _folder_of(journal) as folder:
         job = ShardedJob(
             opens=workers.opens,
             method=method,
             device=streamed.device,
             dtype=streamed.dtype,
-            layers=tuple(map(tuple, layers)),
-            quantized=tuple(f"{block}.{layer}" for block, inner in names for layer in inner),
             num_shards=num_shards,
             folder=folder,
             key=secrets.token_hex(8),
         )
+        LayersByBlock.write(folder, dict(zip(streamed.block_names, map(tuple, layers), strict=True)))
         exchange = Exchange(folder)
         exchange.write(TOKENS, {"tokens": tokens})
         if token_weights:
             exchange.write(WEIGHTS, dict(token_weights))
         with closing(workers.tasks(job)) as tasks:
-            return _Run(streamed, job, journal, on_progress, tasks).blocks()
+            return _Run(streamed, layers, job, journal, on_progress, tasks).blocks()
 
 
 @contextmanager
@@ -136,15 +126,22 @@ class _Run:
     """Give out the tasks of a job, block after block.
 
     Args:
-        streamed, journal, on_progress: as for `quantize_in_shards`.
+        streamed, layers, journal, on_progress: as for `quantize_in_shards`.
         job: what is done.
         tasks: does the work.
     """
 
     def __init__(
-        self, streamed: StreamedModel, job: ShardedJob, journal: Journal, on_progress: OnProgress, tasks: Tasks
+        self,
+        streamed: StreamedModel,
+        layers: Sequence[Sequence[str]],
+        job: ShardedJob,
+        journal: Journal,
+        on_progress: OnProgress,
+        tasks: Tasks,
     ) -> None:
         self._streamed = streamed
+        self._layers = tuple(map(tuple, layers))
         self._job = job
         self._journal = journal
         self._on_progress = on_progress
@@ -155,9 +152,9 @@ class _Run:
 
     def blocks(self) -> list[DoneBlock]:
         """Quantize all blocks."""
-        self._all("begin", [(shard,) for shard in range(self._job.num_shards)])
+        self._all(partial(ShardWorker.begin, shard=shard) for shard in range(self._job.num_shards))
         results = []
-        for index, names in enumerate(self._job.layers):
+        for index, names in enumerate(self._layers):
             block = self._streamed.block_names[index]
             shapes = {f"{block}.{name}": self._shape(index, name) for name in names}
             fits = partial(fit, self._job.method, shapes)
@@ -168,9 +165,11 @@ class _Run:
             else:
                 done = self._put(index, f"{block} (done before)", names, result)
                 exact = True
-            if index + 1 < len(self._job.layers):
-                calls = [(index, done, shard) for shard in range(self._job.num_shards)]
-                self._all("advance", calls, exact=exact)
+            if index + 1 < len(self._layers):
+                self._all(
+                    partial(ShardWorker.advance, index=index, done=done, shard=shard, exact=exact)
+                    for shard in range(self._job.num_shards)
+                )
             for prefix in ("codes-", "sums-", KEPT, inputs_name(index, 0)[:-5], f"exact-{index:05}-"):
                 self._exchange.remove(prefix)
             results.append(result)
@@ -190,9 +189,10 @@ class _Run:
 
     def _quantize(self, index: int, fits: Callable[..., bool]) -> tuple[DoneBlock, list[DoneGroup]]:
         """Quantize a block; return its result, and its groups."""
-        names = self._job.layers[index]
+        names = self._layers[index]
         block = self._streamed.block_names[index]
-        ((_, found),) = self._tasks.run("look", [(index, {"traced": names in self._known})], self._wait)
+        look = partial(ShardWorker.look, index=index, traced=names in self._known)
+        ((_, found),) = self._tasks.run([look], self._wait)
         groups, corrections = self._known.setdefault(names, found)
         before = DoneGroups(self._journal, index, block, groups, fits)
         numbers = {group: number for number, group in enumerate(groups)}
@@ -206,8 +206,15 @@ class _Run:
             left = {numbers[group]: group for group in stage if before.of(group) is None}
             own = {group: corrections[group] for group in left.values() if group in corrections}
             if left:
-                calls = [(index, left, own, tuple(done), shard) for shard in range(self._job.num_shards)]
-                self._all("sum_up", calls, to_end=stage is live[-1])
+                sum_up = partial(
+                    ShardWorker.sum_up,
+                    index=index,
+                    groups=left,
+                    corrections=own,
+                    done=tuple(done),
+                    to_end=stage is live[-1],
+                )
+                self._all(partial(sum_up, shard=shard) for shard in range(self._job.num_shards))
             for group in stage:
                 earlier = before.of(group)
                 if earlier is not None:
@@ -233,11 +240,12 @@ class _Run:
         self, index: int, groups: Mapping[int, Group], done: tuple[DoneGroup, ...]
     ) -> Iterator[tuple[Group, dict[str, Any]]]:
         """Yield groups and their facts as they are solved."""
-        calls: list[tuple[Any, ...]] = [
-            (index, number, group, done, f"codes-{number:05}", {}) for number, group in groups.items()
+        solve = partial(ShardWorker.solve, index=index, done=done)
+        tasks = [
+            partial(solve, number=number, group=group, name=f"codes-{number:05}") for number, group in groups.items()
         ]
         order = list(groups.values())
-        for number, facts in self._tasks.run("solve", calls, self._wait):
+        for number, facts in self._tasks.run(tasks, self._wait):
             yield order[number], facts
 
     def _stages(self, index: int, groups: Sequence[Group]) -> list[list[Group]]:
@@ -254,9 +262,9 @@ class _Run:
             stages.extend(together[start : start + most] for start in range(0, len(together), most))
         return stages
 
-    def _all(self, task: str, calls: Sequence[tuple[Any, ...]], **named: Any) -> None:
+    def _all(self, tasks: Iterable[Task]) -> None:
         """Do tasks of which nothing is returned."""
-        for _ in self._tasks.run(task, [(*call, named) for call in calls], self._wait):
+        for _ in self._tasks.run([*tasks], self._wait):
             pass
 
     def _wait(self) -> None:
@@ -268,4 +276,4 @@ class _Run:
 
     def _report(self, what: str, count: int = 1) -> None:
         self._num_done += count
-        self._on_progress(ProgressEvent("quantize", self._num_done, sum(map(len, self._job.layers)), "layers", what))
+        self._on_progress(ProgressEvent("quantize", self._num_done, sum(map(len, self._layers)), "layers", what))

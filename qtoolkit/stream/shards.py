@@ -1,8 +1,10 @@
 """Describe a calibrated job whose samples are done in shards, and keep what its tasks leave for one another."""
 
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +14,37 @@ from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.stream.block_method import Accumulator, BlockMethod
 from qtoolkit.stream.writing import write_file
+
+# A method of `ShardWorker` with its arguments by name, which takes the worker that does it; it can be pickled.
+Task = partial[Any]
+
+
+class LayersByBlock:
+    """Keep the names of the layers to quantize in a file, so that no task carries those of a whole model.
+
+    A mixture of experts has tens of thousands.
+    """
+
+    _FILE = "layers.json"
+
+    @classmethod
+    def write(cls, folder: Path, layers: Mapping[str, Sequence[str]]) -> None:
+        """Keep names in a folder.
+
+        Args:
+            folder: exists.
+            layers: names of blocks, in their order -> names within the block of its layers.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone.
+        """
+        (folder / cls._FILE).write_text(json.dumps(layers), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> dict[str, tuple[str, ...]]:
+        """Return what `write` kept in a folder."""
+        layers = json.loads((folder / cls._FILE).read_text(encoding="utf-8"))
+        return {block: tuple(names) for block, names in layers.items()}
 
 
 @dataclass(frozen=True)
@@ -23,10 +56,8 @@ class ShardedJob:
         method: quantizes groups of layers; its accumulators are `ShardAccumulator`s.
         device: where blocks run.
         dtype: the type in which they run.
-        layers: for each block, the names within it of the layers to quantize.
-        quantized: full names of these layers.
         num_shards: parts of the samples, each of which is run and summed up for itself.
-        folder: that every process reads and writes.
+        folder: that every process reads and writes; `LayersByBlock` of the model are there.
         key: of this run of the job, unlike that of any other.
     """
 
@@ -34,8 +65,6 @@ class ShardedJob:
     method: BlockMethod
     device: str
     dtype: torch.dtype
-    layers: tuple[tuple[str, ...], ...]
-    quantized: tuple[str, ...]
     num_shards: int
     folder: Path
     key: str
@@ -58,18 +87,15 @@ class ShardAccumulator(Accumulator, Protocol):
 class Tasks(Protocol):
     """Do tasks of `ShardWorker`, here or elsewhere."""
 
-    def run(
-        self, task: str, calls: Sequence[tuple[Any, ...]], on_wait: Callable[[], None]
-    ) -> Iterator[tuple[int, Any]]:
-        """Call a method of `ShardWorker` with each of some arguments; yield numbers of calls and results as they come.
+    def run(self, tasks: Sequence[Task], on_wait: Callable[[], None]) -> Iterator[tuple[int, Any]]:
+        """Do tasks; yield their numbers and results as they come.
 
         Args:
-            task: the method's name.
-            calls: arguments by position, and those by name in a dict at the end.
+            tasks: what is done.
             on_wait: called now and then; what it raises ends all.
 
         Raises:
-            QToolkitError: a call failed.
+            QToolkitError: a task failed.
         """
 
     def close(self) -> None:

@@ -45,6 +45,7 @@ def save_model(
     *,
     base: Path | None = None,
     side_files: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda quantization: {},
+    weights: Callable[[Mapping[str, Any]], list[str]] | None = None,
 ) -> tuple[str, ...]:
     """Write a model as transformers 4 and 5 read it: config, generation config, weights, tokenizer and chat template.
 
@@ -57,6 +58,7 @@ def save_model(
             is not known.
         side_files: returns further files that readers expect beside `config.json`, texts by name, given the
             `quantization_config` of that file.
+        weights: writes the tensors, given by name, and returns the names of the files; None for `write_weights`.
 
     Returns:
         Notes of what was left out, one line each.
@@ -66,7 +68,8 @@ def save_model(
         UnsupportedModelError: a tensor has a type that safetensors files lack.
     """
     described = describe_model(model, folder, side_files=side_files)
-    written = write_weights(_own_tensors(model), folder, on_progress)
+    tensors = own_tensors(model)
+    written = write_weights(tensors, folder, on_progress) if weights is None else weights(tensors)
     beside = write_beside(tokenizer, folder, [*described.value, *written], base=base)
     return (*described.notes, *beside, *_note_on_processor(model, folder))
 
@@ -166,7 +169,7 @@ def _check_files(folder: Path, names: list[str]) -> None:
         raise OutputError(f"{folder} lost {', '.join(missing)} while it was saved: leave it alone, and call that again")
 
 
-def _own_tensors(model: "PreTrainedModel") -> _Tensors:
+def own_tensors(model: "PreTrainedModel") -> _Tensors:
     """Return the tensors to save: tied ones once, with the names and fusions of the original checkpoint."""
     excluded = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
     # Layers with packed weights make their tensors only when they are written, one by one.
@@ -196,7 +199,7 @@ def write_weights(
         for _, num_bytes in write_file(folder / file, shard):
             done += num_bytes
             on_progress(ProgressEvent("save", done, total, "bytes", file))
-    return [*shards, *_write_index(folder, shards)]
+    return [*shards, *write_index(folder, shards)]
 
 
 def write_parts(
@@ -242,7 +245,7 @@ def write_parts(
                 given_back = done
                 give_memory_back()
     assert done == total, "each tensor is written once"
-    return [*shards, *_write_index(folder, shards)]
+    return [*shards, *write_index(folder, shards)]
 
 
 def _pieces(tensor: torch.Tensor | StoredTensor) -> Iterator[torch.Tensor]:
@@ -265,7 +268,7 @@ def _refuse_unknown(tensors: _Tensors) -> None:
             )
 
 
-def _write_index(folder: Path, shards: Mapping[str, _Tensors]) -> list[str]:
+def write_index(folder: Path, shards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Write the index of several files, and return its name; nothing for one file."""
     if len(shards) == 1:
         return []
@@ -309,7 +312,7 @@ def write_file(path: Path, tensors: _Tensors) -> Iterator[tuple[str, int]]:
             yield name, tensor.nbytes
 
 
-def _ordered(tensors: _Tensors) -> list[tuple[str, torch.Tensor | LazyTensor]]:
+def _ordered(tensors: Mapping[str, Any]) -> list[tuple[str, torch.Tensor | LazyTensor]]:
     """Return tensors in the order of a file, which must be aligned.
 
     With the widest types first, every offset is a multiple of the item size.

@@ -12,8 +12,14 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import qtoolkit as qt
+from qtoolkit.publishing.receipt_file import read_receipt
 from qtoolkit.stream.products import multiply_fast
+from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
+from tests.fake_hub.writable import WritableHub
 from tests.publishing.checks import checks_of
+from tests.publishing.conftest import run_here
+
+__all__ = ["run_here", "writable_hub"]
 
 _TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 _TEXT |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 256, "max_position_embeddings": 128}
@@ -71,6 +77,7 @@ def save(kind: str, folder: Path) -> Any:
     model.save_pretrained(folder)
     for name in ("preprocessor_config.json", "processor_config.json", "chat_template.json"):
         (folder / name).write_text(json.dumps({"of": name}))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# small\n")
     # Not the model itself, whose buffers were made in another type.
     model = type(model).from_pretrained(folder, dtype=torch.bfloat16).eval()
     multiply_fast(model)
@@ -160,6 +167,30 @@ def test_the_footprint_is_as_planned_and_the_processor_goes_along(job: Any) -> N
         assert (output / name).read_bytes() == (source / name).read_bytes()
 
 
+@pytest.mark.usefixtures("run_here")
+def test_it_is_published_whole_and_opens_as_the_hub_holds_it(
+    job: Any, writable_hub: WritableHub, tmp_path: Path
+) -> None:
+    kind, model, result, _, output = job
+    qt.publish(output, f"me/{kind}", token=WRITE_TOKEN)
+    published = writable_hub.repositories[f"me/{kind}"]
+    files = published.commits[published.refs["main"]]
+    own = {file.name: file.read_bytes() for file in output.iterdir()}
+    assert own.items() <= files.items()
+    card = files["README.md"].decode()
+    assert "pipeline_tag: image-text-to-text" in card and "AutoProcessor.from_pretrained" in card
+    assert "no part of the language model" in card
+    pulled = tmp_path / "pulled"
+    pulled.mkdir()
+    for name, content in files.items():
+        (pulled / name).write_bytes(content)
+    loaded: Any = qt.load(pulled, device="cpu")
+    assert type(loaded.model) is type(model)
+    with torch.no_grad():
+        assert torch.equal(features(loaded.model, picture(kind)), features(model, picture(kind)))
+        assert torch.equal(loaded.model(TEXT).logits, result.model(TEXT).logits)
+
+
 def test_its_base_is_known_again(job: Any) -> None:
     _, _, _, source, output = job
     checks = checks_of(output, base=source, running=False)
@@ -189,6 +220,12 @@ def test_a_tower_that_is_included_is_quantized_too(method: str, tmp_path: Path) 
     assert tower
     assert tower < names
     assert not any("projector" in name for name in names)
+    # Codes in the tower are read by what checks the folder, and a card tells how they came there.
+    checks = checks_of(tmp_path / "result", base=tmp_path / "source", running=method == "nf4")
+    assert [name for name, check in checks.items() if check.passed is False] == []
+    receipt = read_receipt(tmp_path / "result")
+    assert receipt is not None and receipt.settings["include"] == ["*vision_tower*"]
+    assert not any("vision_tower" in reason for reason in receipt.skipped)
     loaded: Any = qt.load(tmp_path / "result", device="cpu")
     pixels = picture("gemma3")["pixel_values"]
     with torch.no_grad():

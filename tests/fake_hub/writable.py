@@ -14,7 +14,7 @@ from tests.fake_hub.server import Handler, Hub, HubError, Repository, describe
 _ALLOWED = {
     "license": ("apache-2.0", "mit", "llama3.2", "gemma", "other"),
     "base_model_relation": ("quantized", "finetune", "adapter", "merge"),
-    "pipeline_tag": ("text-generation",),
+    "pipeline_tag": ("text-generation", "image-text-to-text"),
 }
 # Parts of a large file; the real Hub takes larger ones.
 PART = 256 * 1024

@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "order of activation": (
         lambda folder: gptq(folder, desc_act=True),
-        r"has groups in order of activation, or of different sizes \(\S+\), .*: give format='gptq_v2'$",
+        r"has groups in order of activation, or of different .*: quantize the full-precision model in that format$",
     ),
     "scales of float32": (
         lambda folder: packed(folder, dtype=torch.float32),

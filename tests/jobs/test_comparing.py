@@ -124,8 +124,8 @@ def test_what_rounding_does_is_measured_once(tiny_llama: Path, tmp_path: Path) -
     assert found.noise_floor == expected.noise_floor
     assert found.results[0].quality is not None and found.results[0].quality.speed is None
     assert "tokens/s" not in found.picture() + "".join(found.results[0].cells())
-    # The base, and its two forms of the floor, two blocks each.
-    assert len([event for event in events if event.unit == "blocks"]) == 6
+    # The base, and once more in float32, two blocks each.
+    assert len([event for event in events if event.unit == "blocks"]) == 4
 
 
 @pytest.mark.parametrize("error", [JobCancelled, KeyboardInterrupt], ids=["cancelled", "interrupted"])

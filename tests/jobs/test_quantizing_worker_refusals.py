@@ -1,6 +1,7 @@
 """What `executor=` of a quantization is refused for, before any work."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from qtoolkit.jobs import shard_workers
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.shard_workers import do_task, look_around
 from qtoolkit.measure.host import versions
+from qtoolkit.methods import get_method
 from qtoolkit.requests import ModelSource
+from qtoolkit.stream.shard_worker import ShardWorker
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
@@ -21,7 +24,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "memory only": (gptq(shards=2), {"output": None}, "executor= needs output="),
     "one shard": (gptq(), {}, "shards=1 leaves all samples to one worker: give shards=16"),
     "another engine": (gptq(engine="optimum", shards=2), {}, "optimum works in one process: leave out executor"),
-    "no calibration": ("nf4", {}, "NF4 is made in one process: leave out executor"),
+    "one file": ("gguf", {}, "GGUF is made in one process: leave out executor"),
+    "a copy on the Hub": ("nf4", {"resume_repo": "me/copy"}, "resume_repo='me/copy' needs a job with calibration"),
     "retries": (gptq(shards=2), {"retries": -1}, "retries must be"),
 }
 
@@ -43,12 +47,37 @@ def test_more_shards_than_samples() -> None:
         gptq(shards=9)
 
 
+def test_a_method_with_a_way_of_its_own_to_quantize_a_model() -> None:
+    method: Any = get_method("absmax")
+    method.refuse_workers(qt.AbsMax())
+
+    class Whole(type(method)):
+        def quantize(self, *given: Any, **named: Any) -> Any:
+            raise AssertionError("not called")
+
+    with pytest.raises(ConfigError, match="AbsMax is made in one process: leave out executor"):
+        Whole().refuse_workers(qt.AbsMax())
+
+
 def test_an_executor_that_is_closed(tiny_llama: Path, tmp_path: Path) -> None:
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     said = "executor takes no work .*cannot schedule new futures after shutdown.*: give one that is open"
     with pytest.raises(ConfigError, match=said):
         qt.quantize(tiny_llama, gptq(shards=2), output=tmp_path / "out", executor=executor)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_a_client_of_dask_that_is_closed(tiny_llama: Path, tmp_path: Path) -> None:
+    import distributed
+
+    dask: Any = distributed
+    with dask.LocalCluster(n_workers=1, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
+        client = dask.Client(cluster, set_as_default=False)
+        client.close()
+        with pytest.raises(ConfigError, match="the Dask client of executor is closed: give one that is open"):
+            qt.quantize(tiny_llama, gptq(shards=2), output=tmp_path / "out", executor=client)
     assert not list(tmp_path.iterdir())
 
 
@@ -98,6 +127,6 @@ def test_a_task_that_fails_names_its_worker(
     monkeypatch.setattr(shard_workers, "ShardWorker", fail)
     job: Any = type("Job", (), {"key": "any"})()
     with pytest.raises(kind) as caught:
-        do_task(job, "begin", (0, {}), 0)
+        do_task(job, partial(ShardWorker.begin, shard=0), 0)
     assert said in str(caught.value) and str(caught.value).startswith("worker ")
     assert str(caught.value).endswith("with other workers or none")

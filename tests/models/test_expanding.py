@@ -1,6 +1,7 @@
 """Models that are stored as FP8 and MXFP4 are opened as what transformers expands them to."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from qtoolkit.errors import SourceError
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource
+from scripts.small_models import small_model
 from tests.coded_models import (
     WEIGHTS,
     float8_blocks,
@@ -27,6 +29,8 @@ from tests.sample_models import random_model
 
 FP8_CONFIG = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
 TOKENS = torch.arange(3, 35)[None]
+# Published in FP8 alone, experts and all.
+MIXTURES = ("deepseek_v3", "deepseek_v4", "minimax_m2")
 
 
 def opened(folder: Path, **how: bool) -> Checkpoint:
@@ -34,7 +38,8 @@ def opened(folder: Path, **how: bool) -> Checkpoint:
 
 
 def float8_folder(architecture: str, folder: Path, **config: Any) -> Path:
-    model = random_model(architecture)
+    build = small_model if architecture in MIXTURES else random_model
+    model = build(architecture, dtype=torch.bfloat16)
     return store_as_float8(
         model, folder, FP8_CONFIG | config, (32, 32), tuple(config.get("modules_to_not_convert", ()))
     )
@@ -63,6 +68,27 @@ def test_fp8_is_what_transformers_expands_it_to(architecture: str, tmp_path: Pat
     assert isinstance(ours, PreTrainedModel)
     assert getattr(ours.config, "quantization_config", None) is None
     assert_same(ours, loaded(folder, FineGrainedFP8Config(weight_block_size=(32, 32), dequantize=True)))
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_a_mixture_in_fp8_is_its_copy_in_bfloat16(architecture: str, tmp_path: Path) -> None:
+    """Whose parts that correct scores of routers, or mix streams, transformers keeps in float32."""
+    folder = float8_folder(architecture, tmp_path / "coded")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    tensors = load_file(folder / WEIGHTS)
+    for name in [name for name in tensors if name.endswith("_scale_inv")]:
+        weight = tensors[name.removesuffix("_scale_inv")]
+        scales = torch.kron(tensors.pop(name).double(), torch.ones(32, 32, dtype=torch.float64))
+        expanded = weight.double() * scales[: weight.shape[0], : weight.shape[1]]
+        tensors[name.removesuffix("_scale_inv")] = expanded.to(torch.bfloat16)
+    assert any(".experts." in name for name in tensors)
+    write(copy, tensors)
+    config = json.loads((copy / "config.json").read_text())
+    del config["quantization_config"]
+    (copy / "config.json").write_text(json.dumps(config))
+    ours = qt.load(folder, device="cpu")
+    assert isinstance(ours, PreTrainedModel)
+    assert_same(ours, loaded(copy))
 
 
 def test_mxfp4_is_what_transformers_expands_it_to(tmp_path: Path) -> None:

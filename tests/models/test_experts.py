@@ -251,3 +251,12 @@ def test_nothing_is_found_where_there_are_no_experts() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**COMMON))
     assert find_experts(model) == {}
+
+
+def test_experts_that_share_tensors_stay_as_they_are() -> None:
+    """As those of DiffusionGemma's encoder and decoder, which transformers ties by their names."""
+    model = small_model("mixtral", dtype=torch.bfloat16)
+    first, second = find_experts(model)
+    model.all_tied_weights_keys = {f"{second}.down_proj": f"{first}.down_proj"}
+    assert find_experts(model) == {}
+    assert not any(".experts.0." in name for name, _ in modules_apart(model))

@@ -104,6 +104,23 @@ def test_a_model_in_parts_is_read_from_all_of_them(first: int, tmp_path: Path) -
     assert here.fingerprint() == there.fingerprint()
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_folder_of_one_model_alone_is_read_as_its_file(parts: int, tmp_path: Path) -> None:
+    whole, folder = tmp_path / "a.gguf", tmp_path / "folder"
+    write_model(whole, "llama")
+    split(whole, folder, parts)
+    (folder / "mmproj-F16.gguf").write_bytes(b"GGUF")
+    (folder / "README.md").write_text("# A model")
+    here, there = open_model(folder), open_model(whole)
+    assert here.tensors.keys() == there.tensors.keys()
+    assert all(torch.equal(tensor[...], there.tensors[name][...]) for name, tensor in here.tensors.items())
+    assert here.fingerprint() == there.fingerprint()
+    # A config that names no file leaves the choice to whoever asks.
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match=r"holds 1 \.gguf model: name one of"):
+        open_model(folder)
+
+
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     write_model(tmp_path / "a.gguf", "llama_tied")
     split(tmp_path / "a.gguf", tmp_path, 3)

@@ -32,6 +32,24 @@ def test_what_is_called_once_transformers_has_marked_the_config_is_told_apart() 
     assert not hasattr(skeleton.config, "_is_quantized")
 
 
+def test_a_weight_whose_type_is_asked_for_is_taken_where_layers_have_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    skeleton = open_loaded(small_model("hunyuan_v1_moe", dtype=torch.bfloat16), None).skeleton
+    routers = {f"model.layers.{index}.mlp.gate.wg" for index in range(2)}
+    assert layers_with_read_weights(skeleton) == routers
+    assert layers_with_read_weights(skeleton, marked=True) == frozenset()
+    # What reads its numbers too has nothing to put in their place.
+    gate = skeleton.get_submodule("model.layers.1.mlp.gate")
+    plain = gate.forward
+    monkeypatch.setattr(gate, "forward", lambda x: (gate.wg.weight.sum(), plain(x))[1])
+    assert layers_with_read_weights(skeleton, marked=True) == routers
+
+
+def test_inputs_that_would_be_given_the_type_of_codes_are_seen() -> None:
+    skeleton = open_loaded(random_model("mamba"), None).skeleton
+    # What is multiplied with the layer's own weight stays, and so does the head, whose inputs take its weight's type.
+    assert layers_with_read_weights(skeleton, marked=True) == READ | {"lm_head"}
+
+
 def test_a_model_that_reads_none_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     skeleton = open_loaded(random_model("llama"), None).skeleton
     monkeypatch.setattr(read_weights, "_watched", None)

@@ -9,6 +9,7 @@ import qtoolkit as qt
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import random_model
 
+WHOLE = "to make whole what vLLM and SGLang fuse"
 FUSED = "vLLM and SGLang fuse them and refuse a mixed unit"
 
 
@@ -26,19 +27,22 @@ def test_rules_that_mix_a_unit(tiny_llama: Path, format_: str) -> None:
     assert notes(tiny_llama, config) == [
         f"q_proj 3 bits, k_proj and v_proj 4 bits in model.layers.0.self_attn and 1 more: {FUSED}",
         f"gate_proj 4 bits, up_proj 8 bits in model.layers.1.mlp: {FUSED}",
+        f"{WHOLE}: quantize q_proj, k_proj and v_proj alike; quantize gate_proj and up_proj alike",
     ]
 
 
 def test_an_exclude_that_mixes_a_unit(tiny_llama: Path) -> None:
     config = gptq(bits=4, exclude=("lm_head", "*.0.*.v_proj"))
     expected = f"q_proj and k_proj 4 bits, v_proj not quantized in model.layers.0.self_attn: {FUSED}"
-    assert notes(tiny_llama, config) == [expected]
+    queries, keys, values = (f"'model.layers.0.self_attn.{end}_proj'" for end in "qkv")
+    whole = f"{WHOLE}: exclude {queries} and {keys} too, or quantize {values} too"
+    assert notes(tiny_llama, config) == [expected, whole]
 
 
 def test_many_mixtures_are_counted(tiny_llama: Path) -> None:
     rules = {"*.0.*.q_proj": 2, "*.1.*.k_proj": 3, "*.0.*.up_proj": 8, "*.1.*.up_proj": 3}
     found = notes(tiny_llama, gptq(bits=4, rules={name: {"bits": bits} for name, bits in rules.items()}))
-    assert len(found) == 3 and found[-1] == "2 other mixtures of layers that vLLM and SGLang fuse"
+    assert len(found) == 4 and found[2] == "2 other mixtures of layers that vLLM and SGLang fuse"
 
 
 UNMIXED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,7 +61,8 @@ def test_nothing_is_told_of_units_that_are_alike(architecture: str, options: dic
 
 def test_experts_that_differ_are_a_mixed_unit() -> None:
     found = notes(random_model("mixtral"), gptq(bits=4, calibration="self", rules={"*.experts.1.w2": {"bits": 8}}))
-    (note,) = found
+    note, whole = found
+    assert whole == f"{WHOLE}: quantize all experts alike"
     assert note.startswith("w1 and w3 and w2 4 bits, w2 8 bits in model.layers.0.") and note.endswith(
         f"1 more: {FUSED}"
     )

@@ -51,7 +51,11 @@ LOADS = [
     (replace(GPTQ, desc_act=True), "vllm", False),
     (replace(GPTQ, group_sizes=(256,)), "vllm", False),
     (replace(GPTQ, group_sizes=(256,)), "gptqmodel", True),
-    (replace(GPTQ, group_sizes=(96,)), "gptqmodel", False),
+    *(
+        (replace(GPTQ, group_sizes=(96,)), reader, False)
+        for reader in ("gptqmodel", "transformers4", "transformers", "peft")
+    ),
+    (replace(GPTQ, group_sizes=(96,)), "auto-gptq", True),
     (replace(GPTQ, layout="gptq_v2"), "auto-gptq", False),
     (replace(GPTQ, layout="gptq_v2"), "vllm", True),
     (replace(GPTQ, left=("h.0.o_proj",)), "auto-gptq", False),
@@ -90,6 +94,13 @@ LOADS = [
     (replace(MLX, experts="Qwen3MoeForCausalLM"), "mlx-lm", False),
     (replace(PACKED, plain_experts=True), "transformers", False),
     (replace(PACKED, plain_experts=True), "transformers4", True),
+    # SGLang 0.5.23 compressed_tensors.py:864-899 and gptq.py:446; vLLM 0.33.0 compressed_tensors_moe.py:30-58.
+    *((replace(stored, hidden_experts=True), "sglang", False) for stored in (PACKED, FLOAT8, INT8)),
+    *((replace(stored, hidden_experts=True), "vllm", True) for stored in (PACKED, FLOAT8, INT8)),
+    *((replace(GPTQ, **{field: True}), "sglang", False) for field in ("plain_experts", "own_experts")),
+    *((replace(GPTQ, **{field: True}), "vllm", True) for field in ("plain_experts", "own_experts")),
+    *((replace(INT8, experts="MixtralForCausalLM"), reader, reader == "vllm") for reader in ("vllm", "sglang")),
+    (replace(FLOAT8, experts="MixtralForCausalLM"), "sglang", True),
     (replace(PACKED, sym=False, embeddings=8), "transformers", False),
     # Read in the sources of SGLang 0.5.23, vLLM 0.33.0 and transformers 4.57.6.
     (replace(PACKED, bits=(8,), sym=False, expands=True), "sglang", False),
@@ -141,7 +152,7 @@ def test_a_program_loads_it_or_not(stored: Stored, reader: str, loads: bool) -> 
 def test_the_reason_names_what_was_got_and_every_broken_condition() -> None:
     reading = reading_of("vllm", readers_of(replace(GPTQ, bits=(3, 4), sym=False, mixed_units=("h.0.qkv_proj",))))
     assert reading.why == (
-        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers that it fuses are not quantized alike"
+        "GPTQ of 3 bits: it takes 4 and 8, asymmetric GPTQ, layers of qkv_proj, which it joins, are not quantized alike"
     )
     assert "format='compressed-tensors' holds them" in reading.remedy
 

@@ -6,8 +6,8 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.methods import MethodConfig, stored_of
-from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of
-from qtoolkit.readers.stored import misnamed_units, mixed_units, units_of
+from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, units_of
+from qtoolkit.readers.stored import misnamed_units, mixed_units
 
 BLOCK = [f"model.layers.0.self_attn.{end}_proj" for end in "qkvo"]
 BLOCK += [f"model.layers.0.mlp.{end}_proj" for end in ("gate", "up", "down")]
@@ -43,7 +43,7 @@ def test_units_are_what_servers_fuse() -> None:
     ],
 )
 def test_a_unit_is_mixed_where_its_layers_differ(layers: dict[str, int], left: Any, mixed: tuple[str, ...]) -> None:
-    assert mixed_units(layers, left) == mixed
+    assert mixed_units(dict.fromkeys(left) | layers) == mixed
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,16 @@ def test_quantizing_a_gguf_file_takes_no_more_memory_than_a_folder(tmp_path: Pat
     model.save_pretrained(tmp_path / "folder")
     write_q8_0(model, tmp_path / "a.gguf")
     del model
-    # What is imported for the first time counts for none.
-    peaks = [peak_of_quantizing(tmp_path / name, tmp_path / "out") for name in ("a.gguf", "folder", "a.gguf")]
-    assert peaks[2] < peaks[1] + size / 4
+    of_file, of_folder = (peak_of_quantizing(tmp_path / name, tmp_path / "out") for name in ("a.gguf", "folder"))
+    assert of_file < of_folder + size / 4
 
 
 def peak_of_quantizing(source: Path, output: Path) -> int:
-    """The most that a job takes, in bytes."""
+    """The most that a job takes, in bytes: the least of three, since what is imported or freed meanwhile adds to it."""
+    return min(peak_of_one_job(source, output) for _ in range(3))
+
+
+def peak_of_one_job(source: Path, output: Path) -> int:
     gc.collect()
     give_memory_back()
     peak = qt.quantize(source, qt.AbsMax(), device="cpu", output=output, overwrite=True).memory.peak

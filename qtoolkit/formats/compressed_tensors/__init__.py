@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, base_grid
+from qtoolkit.formats.grouped import OUT_OF_ORDER, Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class CompressedTensorsFormat(GroupedFormat):
         if codes.bits not in (self.embedding_widths if codes.place == "embedding" else self.widths):
             return f"{'embeddings' if codes.place == 'embedding' else 'codes'} of {codes.bits} bits"
         if not codes.in_order:
-            return "groups in order of activation, or of different sizes"
+            return OUT_OF_ORDER
         too_large = codes.largest_zero >= 2**codes.bits
         return f"zero points of {codes.largest_zero} with {codes.bits} bits" if too_large else ""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from qtoolkit.formats.file_format import Unheld
+from qtoolkit.formats.grouped import OUT_OF_ORDER
 from qtoolkit.formats.layer_codes import LayerCodes
 from qtoolkit.tensor.block_codes import BLOCK_SIZE, CENTERED, WITH_MINIMUM, BlockCodes
 from qtoolkit.tensor.block_types import BLOCK_TYPES
@@ -63,7 +64,7 @@ def _refusals(layers: Sequence[LayerCodes], *, lossy: bool) -> Iterator[Unheld]:
     """Yield what no type holds of some layer, whatever the bits of its codes."""
     for layer in layers:
         if not layer.in_order:
-            yield Unheld(f"groups in order of activation, or of different sizes ({layer.name})")
+            yield Unheld(f"{OUT_OF_ORDER} ({layer.name})")
         if layer.inputs_per_scale % BLOCK_SIZE:
             yield Unheld(f"groups of {layer.inputs_per_scale} inputs ({layer.name})")
         if layer.bits < _LEAST_BITS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ class FilePlan:
     values: Mapping[str, Value]
     tensors: tuple[PlannedTensor, ...]
 
-    @property
+    # Kept, since it encodes all tokens of the header.
+    @cached_property
     def nbytes(self) -> int:
         """Return the size of the file, to the byte."""
         return gguf_bytes(self.values, self.entries)

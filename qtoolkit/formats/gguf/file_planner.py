@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,11 +98,21 @@ class GGUFPlanner(FilePlanner):
         source = notes_on_file(importance) if isinstance(importance, Imatrix) else ()
         checked = check_importance(self.file.tensors, self._importance) if self._importance else ()
         given = retyped_names(planned.tensors, tensors)
-        header = notes_on_header(checkpoint, planned.values, tokenizer)
-        self.file_notes = (*_notes(self.file, quant_type, given), *header, *source, *checked)
+        self._notes = (_notes(self.file, quant_type, given), (*source, *checked))
+        self._tokenizer = tokenizer
         self._measured: MeasuredImportance | None = None
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
+
+    @cached_property
+    def file_notes(self) -> tuple[str, ...]:
+        """See `FilePlanner`: all texts of the tokenizer are compared with the header only where somebody reads this.
+
+        Raises:
+            UnsupportedModelError: the header gives other tokens than the tokenizer, and nothing known explains it.
+        """
+        of_tensors, of_importance = self._notes
+        return (*of_tensors, *notes_on_header(self._checkpoint, self.file.values, self._tokenizer), *of_importance)
 
     def plan_layer(self, layer: Layer, config: Any) -> LayerPlan:
         """See `Planner`: a layer takes what its tensor takes in the file, and runs from there."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats.base import Layers, LayersOf
-from qtoolkit.formats.grouped import Grid, GroupedFormat, RecodedLayers, StoredValues, base_grid
+from qtoolkit.formats.grouped import OUT_OF_ORDER, Grid, GroupedFormat, RecodedLayers, StoredValues, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.records import LayerPlan
 
@@ -182,7 +182,7 @@ class MLXFormat(GroupedFormat):
         if codes.bits not in self.widths:
             return f"codes of {codes.bits} bits"
         if not codes.in_order:
-            return "groups in order of activation, or of different sizes"
+            return OUT_OF_ORDER
         return "" if _own_group_size(codes) else f"groups of {codes.inputs_per_scale} inputs"
 
     def holds_scales(self, codes: "LayerCodes", dtype: "torch.dtype") -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -48,7 +49,8 @@ def find_experts(model: PreTrainedModel, quantized: Iterable[str] | None = None)
     """Return the modules of a model whose experts can be taken apart, with how each keeps them.
 
     Left out are modules of other classes than transformers', experts that a checkpoint keeps in another order of
-    outputs than the model, and those of two mixtures that it numbers as one.
+    outputs than the model, those of two mixtures that it numbers as one, and such as share tensors with others
+    (DiffusionGemma's encoder has its decoder's).
 
     Args:
         model: its values are not used.
@@ -59,12 +61,15 @@ def find_experts(model: PreTrainedModel, quantized: Iterable[str] | None = None)
     names = dict(_names_by_target(rules))
     reordered = _reordered(rules)
     prefixes = None if quantized is None else _prefixes(quantized)
+    shared = {*chain.from_iterable(model.all_tied_weights_keys.items())}
     experts = {}
     for name, module in model.named_modules():
         stored = next((names[end] for end in names if _ends(f"{name}.{_first(module)}", end)), None)
         default = _NAMES_OF_MIXTRAL if ".block_sparse_moe." in f".{name}." else _NAMES
         layout = layout_of(module, stored, default=default)
         if layout is None or any(_ends(f"{name}.{one}", end) for one in layout.parameters for end in reordered):
+            continue
+        if not shared.isdisjoint(f"{name}.{one}" for one in layout.parameters):
             continue
         if layout.is_apart or prefixes is None or name in prefixes:
             experts[name] = layout

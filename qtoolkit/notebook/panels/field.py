@@ -61,7 +61,9 @@ class Field:
 
     @value.setter
     def value(self, value: Any) -> None:
-        self.control.value = value
+        # In one message to the page, with what the control changes for it, such as a list of folders.
+        with self.control.hold_sync():
+            self.control.value = value
 
     def set_hint(self, hint: str) -> None:
         """Show another hint."""

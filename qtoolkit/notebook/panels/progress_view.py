@@ -15,8 +15,9 @@ from qtoolkit.records import ProgressEvent
 from qtoolkit.units import format_bytes, format_seconds
 
 T = TypeVar("T")
-# Seconds between two drawings, each of three texts at most: fewer than ten messages a second reach the page.
-INTERVAL = 0.35
+# Seconds between two drawings, each of three texts at most: with what the end of a job sends at once, no more than ten
+# messages a second reach the page.
+INTERVAL = 1.0
 CANCELLING = "cancelling after the step that is running"
 
 

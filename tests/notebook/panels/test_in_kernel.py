@@ -122,6 +122,6 @@ def test_the_stop_button_in_a_cell_stops_the_cell_and_not_the_job(kernel: Kernel
 def test_the_panel_answers_while_a_cell_runs(kernel: Kernel) -> None:
     # A job in the worker's thread goes on, and says so, whatever the main thread does.
     run(kernel.client, WAITING)
-    _, published = run(kernel.client, "time.sleep(1.5)")
+    _, published = run(kernel.client, "time.sleep(2.5)")
     updates = [message for message in published if message["type"] == "comm_msg"]
     assert len(updates) >= 3

@@ -1,0 +1,72 @@
+"""Start or find the workers that the line of a magic asks for: processes here, or a Dask cluster."""
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from qtoolkit.errors import ConfigError, oneline
+from qtoolkit.optional import optional
+from qtoolkit.units import format_count
+
+# More processes than any machine has cores.
+_MOST = 1024
+# Seconds until a scheduler has answered, or is taken for absent.
+_ANSWERS_IN = 10
+
+
+@contextmanager
+def with_workers(options: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the options of a verb, with the executor that a line asks for; it is closed at the end.
+
+    Args:
+        options: those of the verb that the line gives.
+        given: all options that the line gives; `workers` counts processes, `dask` is the address of a scheduler.
+
+    Raises:
+        ConfigError: the line gives several of `--executor`, `--workers` and `--dask`, or no scheduler answers.
+        MissingDependencyError: Dask is asked for, and not installed.
+    """
+    ways = [flag for flag in ("executor", "workers", "dask") if flag in given]
+    if len(ways) > 1:
+        raise ConfigError(f"--{ways[0]} and --{ways[1]} both say who does the work: give one")
+    if "workers" in given:
+        with _processes(given["workers"]) as executor:
+            yield {**options, "executor": executor}
+    elif "dask" in given:
+        with _cluster(given["dask"]) as client:
+            yield {**options, "executor": client}
+    else:
+        yield dict(options)
+
+
+@contextmanager
+def _processes(text: str) -> Iterator[ProcessPoolExecutor]:
+    """Start processes of one thread each, so that results are the same for any number of them."""
+    if not text.isdecimal() or not 0 < int(text) <= _MOST:
+        raise ConfigError(f"--workers must be a number of processes from 1 to {format_count(_MOST)}, got {text!r}")
+    from qtoolkit.jobs.executor_tasks import take_one_thread
+
+    # Forking a kernel, which has threads, may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(int(text), mp_context=context, initializer=take_one_thread)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Connect to a scheduler."""
+    distributed = optional("distributed", "--dask")
+    try:
+        client = distributed.Client(address, timeout=_ANSWERS_IN)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--dask {address}: no scheduler answers there ({oneline(error)}): start one with `dask scheduler`, and "
+            "give the address that it prints"
+        ) from error
+    with client:
+        yield client
