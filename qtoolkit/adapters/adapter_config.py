@@ -203,7 +203,6 @@ class _Entries:
 def _of_pattern(name: str, patterns: Mapping[str, _T], other: _T) -> _T:
     """Return the value of the first pattern that is a name or its end, as peft finds it; another for none."""
     for pattern, value in patterns.items():
-        whole = pattern.removeprefix("^")
-        if name == whole or (whole == pattern and name.endswith(f".{pattern}")):
+        if name == pattern.removeprefix("^") or name.endswith(f".{pattern}"):
             return value
     return other

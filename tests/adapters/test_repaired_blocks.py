@@ -107,13 +107,16 @@ def test_eight_bits_give_back_nearly_as_much() -> None:
     given["q"] = given["w"] + 1e-4 * (given["q"] - given["w"])
     hessian = given["x"].double().T @ given["x"].double()
     lost = given["w"].double() - given["q"].double()
-    left = {}
-    for dtype in (torch.float32, torch.float8_e4m3fn):
-        found, weight = repaired(given, "none", 3, dtype)
+
+    def left(rank: int, dtype: torch.dtype) -> float:
+        found, weight = repaired(given, "none", rank, dtype)
         assert found[A].dtype == found[B].dtype == dtype
         change = given["w"].double() - weight.double()
-        left[dtype] = float((change @ hessian).mul(change).sum() / (lost @ hessian).mul(lost).sum())
-    assert left[torch.float8_e4m3fn] < 3 * left[torch.float32] < 0.1
+        return float((change @ hessian).mul(change).sum() / (lost @ hessian).mul(lost).sum())
+
+    assert left(3, torch.float8_e4m3fn) < 3 * left(3, torch.float32) < 0.1
+    # Of the whole rank, rounding alone is left: 0.0008 with B chosen anew for the rounded A, and 0.0013 without.
+    assert left(OUT, torch.float8_e4m3fn) < 0.001
 
 
 def test_a_layer_of_no_rank_stays() -> None:
