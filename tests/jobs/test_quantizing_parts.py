@@ -1,8 +1,8 @@
 """A quantization without calibration on workers: block by block, and the tensors of the job in one process."""
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import torch
 import qtoolkit as qt
 from qtoolkit.checkpoints.folder import read_weights
 from qtoolkit.errors import CheckpointError, DiskFullError, JobCancelled
-from qtoolkit.records import ProgressEvent
+from qtoolkit.jobs.checkpoint_opening import open_source
+from qtoolkit.records import ProgressEvent, ignore_progress
+from qtoolkit.requests import ModelSource
 from qtoolkit.stream import journal
+from qtoolkit.stream.loading import load_streamed
+from qtoolkit.stream.model_parts import ModelParts
 from tests.sample_models import few_tokens, random_model
 
 
@@ -103,16 +107,12 @@ def test_a_disk_that_is_full_names_the_worker(
 
 
 @pytest.mark.slow
-def test_a_missing_weight_names_the_worker(tiny_llama: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    model, missing = tmp_path / "model", "model.layers.1.mlp.down_proj.weight"
-    shutil.copytree(tiny_llama, model)
-    index = json.loads((model / "model.safetensors.index.json").read_text())
-    holder = model / index["weight_map"].pop(missing)
-    tensors = load_file(holder)
-    del tensors[missing]
-    save_file(tensors, holder, metadata={"format": "pt"})
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"has no weights for model\.layers\.1\.mlp\.down_proj\.weight"):
-        on_workers(model, "absmax", tmp_path / "out")
+def test_a_part_without_one_of_its_weights_is_refused(tiny_llama: Path) -> None:
+    parts = ModelParts(open_source(tiny_llama, ModelSource()))
+    part, missing = parts.part(1), "model.layers.1.mlp.down_proj.weight"
+    own = parts.checkpoint_of(part)
+    options: dict[str, Any] = {"device": "cpu", "on_progress": ignore_progress, "part": part}
+    load_streamed(own, None, **options)
+    lacking = replace(own, tensors={key: own.tensors[key] for key in own.tensors if key != missing})
+    with pytest.raises(CheckpointError, match=f"has no weights for {missing}"):
+        load_streamed(lacking, None, **options)
