@@ -32,7 +32,7 @@ _INDEX_BYTES = 1_000
 # 4 bits, and share tables that the file holds for each layer. Buffers are in memory alone.
 _LEAST_FOOTPRINT, _MOST_FOOTPRINT = 0.5, 2.5
 _BUFFER_BYTES = 1_000_000
-AGAIN = "save or download it again"
+AGAIN = "save or download the model again"
 # The check of a model that is one file.
 FILE = "model file"
 # What to do instead where the bytes are those that were written: another download brings the same.
@@ -124,7 +124,7 @@ def check_hashes(artifact: Artifact) -> Check:
     added = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in _ADDED)]
     added = [name for name in added if not _is_vouched_for(artifact, name)]
     remedy = AGAIN if problems else ""
-    problems += [f"{name} was not written by the job: remove it" for name in added]
+    problems = [*(f"{name} was not written by the job: remove it" for name in added), *problems]
     size = sum(entry.size for entry in files.values())
     return check_of(
         "file hashes",

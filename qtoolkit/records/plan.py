@@ -1,5 +1,6 @@
 """Record what a job will do and need, known before any weight is read."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -132,7 +133,7 @@ class Plan(JobRecord):
 
     def _bars(self, title: str, peak: str, limit: int) -> str:
         """Draw this peak of each phase, and what the machine has of it."""
-        sizes = [(phase.name, getattr(phase, peak)) for phase in self.phases]
+        sizes = [(name, getattr(phase, peak)) for name, phase in self._named_phases()]
         if self.machine is not None and limit:
             sizes.append((f"{self.machine.name} has", limit))
         return html.bars(title, [(name, size, format_bytes(size)) for name, size in sizes])
@@ -153,7 +154,7 @@ class Plan(JobRecord):
             Row("footprint after", format_bytes(self.footprint_after), share),
             Row("bits per weight", f"{self.bits_per_weight:.3f}"),
             Row("on disk after", format_bytes(self.disk_after)),
-            *(Row(f"phase {phase.name}", phase.summary()) for phase in self.phases),
+            *(Row(f"phase {name}", phase.summary()) for name, phase in self._named_phases()),
             Row("peak resident memory", format_bytes(self.peak_rss), self._fullest("peak_rss")),
             *((peak_vram,) if self.peak_vram else ()),
             Row("to use the result", self.inference.summary(), self.inference.name),
@@ -168,6 +169,13 @@ class Plan(JobRecord):
         """Return every phase with the parts of its memory, as text."""
         return "\n".join(str(phase) for phase in (*self.phases, self.inference))
 
+    def _named_phases(self) -> Iterator[tuple[str, PhasePlan]]:
+        """Yield phases with their names as shown: a result is loaded again, after the model was loaded."""
+        seen: set[str] = set()
+        for phase in self.phases:
+            yield f"{phase.name} again" if phase.name in seen else phase.name, phase
+            seen.add(phase.name)
+
     def _fullest(self, peak: str) -> str:
-        names = [phase.name for phase in self.phases if getattr(phase, peak) == getattr(self, peak)]
+        names = [name for name, phase in self._named_phases() if getattr(phase, peak) == getattr(self, peak)]
         return f"predicted, in the phase {names[0]}" if names else "predicted"

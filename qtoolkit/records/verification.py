@@ -86,8 +86,9 @@ class Verification(Record):
             left = f", {len(self.unchecked)} could not be made" if self.unchecked else ""
             return f"{self.name}: all {made} checks passed{left}."
         names = ", ".join(check.name for check in self.failed)
-        left = f", {len(self.unchecked)} more could not be made" if self.unchecked else ""
-        return f"✖ {len(self.failed)} of {made} checks of {self.name} FAILED{left}: {names}."
+        others = ", ".join(check.name for check in self.unchecked)
+        left = f" {len(self.unchecked)} more could not be made: {others}." if self.unchecked else ""
+        return f"✖ {len(self.failed)} of {made} checks of {self.name} FAILED: {names}.{left}"
 
     def picture(self) -> str:
         lines = (f"{check.name}: {'; '.join(filter(None, (check.value, check.note)))}" for check in self.failed)

@@ -36,7 +36,7 @@ def not_run(request: dict[str, Any]) -> dict[str, Any]:
 
 CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "the bytes are right": (other_sizes, "dtypes and sizes", "make it anew: its files are as they were written"),
-    "a wrong bit": (a_wrong_bit, "file hashes", "save or download it again"),
+    "a wrong bit": (a_wrong_bit, "file hashes", "save or download the model again"),
     "a file too many": (another_file, "file hashes", "notes.txt was not written by the job: remove it"),
 }
 

@@ -140,4 +140,4 @@ class JobRunner:
         elif shown:
             shown.set_problem(line)
             line = MARKED
-        self.view.show_status(f"{job.title}: {line}")
+        self.view.show_status(f"{job.title}: {line}", failed=True)

@@ -119,8 +119,8 @@ def _machines() -> list[tuple[str, str]]:
 def plan_html(plan: Plan) -> str:
     """Draw a plan: a verdict, a bar for each phase, and all of its rows folded below."""
     verdict = f"{_MARKS.get(plan.verdict, '')} {plan.verdict or 'nothing is known of the machine'}"
-    size = f"{format_bytes(plan.source.footprint)} become {format_bytes(plan.footprint_after)}"
-    head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk"
+    size = f"{format_bytes(plan.source.footprint)} would become {format_bytes(plan.footprint_after)}"
+    head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk. A forecast: nothing is done yet."
     reading = plan.reading
     loads = [] if reading is None else [f"{reading.name} {'loads' if reading.loads else 'does not load'} the result"]
     if reading is not None and not reading.loads:

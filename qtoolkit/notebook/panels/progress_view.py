@@ -82,9 +82,10 @@ class ProgressView:
         self.status = HTML(layout=Layout(max_width="100%"))
         self.box = VBox([self.status, self.bars])
 
-    def show_status(self, line: str) -> None:
-        """Put one line into the status."""
-        self.status.value = f'<div role="status" aria-live="polite" class="qtk-text">{escape(line)}</div>'
+    def show_status(self, line: str, *, failed: bool = False) -> None:
+        """Put one line into the status, marked where it tells of a failure."""
+        kind, mark = (" qtk-failed", "✖ ") if failed else ("", "")
+        self.status.value = f'<div role="status" aria-live="polite" class="qtk-text{kind}">{mark}{escape(line)}</div>'
 
     def draw(self, progress: PanelProgress, memory: JobMemory, draw_more: Callable[[], None]) -> None:
         """Put the latest progress of a job on the page, and what `draw_more` draws."""

@@ -19,7 +19,7 @@ from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.verb_call import Variable, VerbCall, call_html
-from qtoolkit.records import Check, Publication, Record
+from qtoolkit.records import Check, Publication, Record, Verification
 from qtoolkit.requests import PublishRequest
 from qtoolkit.units import format_items
 
@@ -89,6 +89,7 @@ class PublishPanel:
             field.on_change(self._show_call)
         self._show_call()
         self.refresh()
+        self.folder.on_change(lambda: self._draw_publish(main=True))
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
 
     def refresh(self) -> None:
@@ -120,7 +121,7 @@ class PublishPanel:
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return self._job(f"verification of {folder}", VerbCall("verify", (folder,)), lambda verification: verification)
+        return self._job(f"verification of {folder}", VerbCall("verify", (folder,)), self._show_verdict)
 
     def _publish(self, *, dry_run: bool) -> Job:
         from qtoolkit.publishing import check_repo_id
@@ -143,6 +144,14 @@ class PublishPanel:
 
         self.card.value = ""
         return Job(call, title, on_result, draw=draw, hidden={"on_check": checks.append})
+
+    def _show_verdict(self, verification: Verification) -> Verification:
+        """Draw Publish as the button to press next, unless checks of this folder have failed."""
+        self._draw_publish(main=verification.passed)
+        return verification
+
+    def _draw_publish(self, *, main: bool) -> None:
+        self.runner.actions["Publish"].control.button_style = "primary" if main else ""
 
     def _show_card(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)

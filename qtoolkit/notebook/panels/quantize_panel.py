@@ -126,7 +126,7 @@ class QuantizePanel:
         report: QuantizationReport = result.report
         # The status tells of the next job soon.
         places = [f"saved to {folder}"] * bool(folder) + [f"kept as {into}"] * bool(into)
-        made = f"✔ Made last: {report.memory.sizes()}, {' and '.join(places)}"
+        made = f"Made last: {report.memory.sizes()}, {' and '.join(places)}"
         self.saved.value = f'<div class="qtk-text qtk-made">{escape(made)}</div>'
         self.of_saved.layout.display = None if folder else "none"
         self.afterwards.layout.display = None
