@@ -50,12 +50,12 @@ def choose(panel: ShownPanel) -> None:
 
 def plan(panel: ShownPanel) -> None:
     panel.turn_to("Plan")
-    expect(panel.shown.get_by_text("269.0 MB become 111.7 MB")).to_be_visible()
+    expect(panel.shown.get_by_text("269.0 MB would become 111.7 MB")).to_be_visible()
     panel.field("double_quant").uncheck()
     panel.expect_call(f"qt.plan('{MODEL}', qt.NF4(double_quant=False))")
-    expect(panel.shown.get_by_text("269.0 MB become 116.4 MB")).to_be_visible()
+    expect(panel.shown.get_by_text("269.0 MB would become 116.4 MB")).to_be_visible()
     panel.field("double_quant").check()
-    expect(panel.shown.get_by_text("269.0 MB become 111.7 MB")).to_be_visible()
+    expect(panel.shown.get_by_text("269.0 MB would become 111.7 MB")).to_be_visible()
     panel.keep_picture("panel-plan")
 
 

@@ -134,6 +134,12 @@ def test_what_failed_stands_out() -> None:
     assert "no pickles" not in seen and "solid" not in Verification("small", checks[1:])._repr_html_()
 
 
+def test_what_failed_and_what_was_not_checked_are_named_where_they_are_counted() -> None:
+    checks = (Check("no code", False, "it has some"), Check("licence", None, "", "none is named"))
+    said = "✖ 1 of 1 checks of small FAILED: no code. 1 more could not be made: licence."
+    assert Verification("small", checks).headline() == said
+
+
 def test_a_record_with_a_sentence_folds_the_rest() -> None:
     report = MemoryReport(100, 400, 100)
     shown = report._repr_html_()

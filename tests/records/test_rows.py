@@ -177,3 +177,9 @@ def test_a_plan_says_first_whether_it_fits() -> None:
     short = replace(PLAN, machine=machine, problems=("quantize needs 5.0 MB", "another"))
     assert short.headline().startswith(f"Does not fit My t4: {sizes}; quantize needs 5.0 MB. A forecast")
     assert "My t4 has" in short.picture() and "My t4 has" not in PLAN.picture()
+
+
+def test_a_phase_that_comes_twice_is_told_apart() -> None:
+    twice = replace(PLAN, phases=(*PLAN.phases[:1], *PLAN.phases[:1]))
+    name = f"phase {PLAN.phases[0].name}"
+    assert [row.label for row in twice.rows() if row.label.startswith("phase")] == [name, f"{name} again"]

@@ -68,6 +68,10 @@ def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path
     assert "✖ no pickles: FAILED" in publish.checks.value
     assert "&lt;b&gt;.pt" in publish.checks.value and "<b>" not in publish.checks.value
     assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")
+    # What is drawn as the next thing to do is not what is refused.
+    assert publish.runner.actions["Publish"].control.button_style == ""
+    publish.folder.value = str(saved)
+    assert publish.runner.actions["Publish"].control.button_style == "primary"
 
 
 @pytest.mark.slow
