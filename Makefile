@@ -81,7 +81,7 @@ test-new test-long test-colab: export TORCHDYNAMO_DISABLE := 1
 # versions alone the notebook for Colab runs.
 test-new: .venv/.ready browser strace $(NOTEBOOKS_SMOLLM2)  ## the tests and notebooks with the newest versions (constraints/ci.txt)
 	$(PY) $(PYTEST) tests notebooks/[0-9]*.ipynb -m "not long" --deselect tests/test_notebooks.py::test_runs_from_top_to_bottom \
-		--deselect tests/test_colab_notebook.py::test_it_runs_from_the_form_to_drive_and_goes_on_after_a_disconnect --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 300 \
+		--deselect tests/test_colab_notebook.py::test_it_runs_from_the_form_to_drive_and_goes_on_after_a_disconnect --nbval --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-long: .venv/.ready  ## more cases of what `make test` sees in one, with the newest versions (some minutes)

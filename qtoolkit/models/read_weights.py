@@ -1,10 +1,12 @@
 """Find the linear layers whose weight a model reads instead of calling the layer: nothing can stand in their place."""
 
+import dis
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from itertools import pairwise
+from types import CodeType
 from typing import Any
 
 import torch
@@ -15,16 +17,15 @@ from qtoolkit.models.empty_runs import run_without_values
 
 # Enough for a convolution over time.
 _TOKENS = 8
-_READ = re.compile(r"\.(\w+)\.weight\b")
 
 
 def layers_with_read_weights(model: PreTrainedModel, *, marked: bool = False) -> frozenset[str]:
     """Return the full names of the linear layers whose weight is read in a forward pass by another module.
 
-    Mamba multiplies with `self.dt_proj.weight`. The sources of the modules' classes say what may be read; only where
+    Mamba multiplies with `self.dt_proj.weight`. The code of the modules' classes says what may be read; only where
     there is any, the model is run on the meta device. What it reads until it needs a value, if it does, counts, and so
     does the same part of all modules of that class. Of layers that the run did not come to (experts and some masks need
-    values, and no text runs through towers of images) the source of the class around them decides.
+    values, and no text runs through towers of images) the code of the class around them decides.
 
     Args:
         model: on the meta device.
@@ -83,11 +84,24 @@ def _suspects(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
 
 @cache
 def _weights_read_by(kind: Any) -> frozenset[str]:
-    """Return the attributes of a class whose weight its source reads; none where there is no source."""
-    try:
-        return frozenset(_READ.findall(inspect.getsource(kind)))
-    except (OSError, TypeError):
-        return frozenset()
+    """Return the attributes of a class whose weight its own functions read: "gate" of `self.gate.weight`.
+
+    Python's instructions say it, at once. `inspect.getsource` would parse the whole file for each class, and two threads
+    that parse at one time end in a SystemError before Python 3.11.10.
+    """
+    functions = (getattr(value, "fget", None) or getattr(value, "__func__", value) for value in vars(kind).values())
+    codes = (getattr(inspect.unwrap(function), "__code__", None) for function in functions if callable(function))
+    return frozenset(name for code in codes if isinstance(code, CodeType) for name in _weights_read_in(code))
+
+
+def _weights_read_in(code: CodeType) -> Iterator[str]:
+    """Yield the names X of each `.X.weight` in a function, and in those that are written in it."""
+    for first, second in pairwise(dis.get_instructions(code)):
+        if first.opname == second.opname == "LOAD_ATTR" and second.argval == "weight":
+            yield str(first.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _weights_read_in(inner)
 
 
 @contextmanager

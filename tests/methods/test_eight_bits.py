@@ -139,7 +139,7 @@ def test_a_plan_tells_who_loads_it(preset: str, reader: str) -> None:
 def test_a_mixed_unit_is_refused_for_servers() -> None:
     plan = qt.plan(model(), qt.FP8(exclude=("lm_head", "*.k_proj")), device="cpu", for_="vllm")
     assert plan.reading is not None and not plan.reading.loads
-    assert "some are not quantized" in plan.reading.why
+    assert "self_attn.qkv_proj, which it joins, are not quantized alike" in plan.reading.why
 
 
 def test_another_granularity_is_refused() -> None:

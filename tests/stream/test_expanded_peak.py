@@ -3,7 +3,6 @@
 1.12 to 1.28 times as much was measured: transformers reads in four threads, each of which expands some rows at a time.
 """
 
-import gc
 import os
 import subprocess
 import sys
@@ -14,14 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import qtoolkit as qt
 from qtoolkit.checkpoints.gguf_writing import write_gguf
 from qtoolkit.formats.gguf.file_plan import plan_file
-from qtoolkit.measure.malloc import give_memory_back
 from tests.coded_models import FP8, WEIGHTS, write
 from tests.sample_models import random_model
 
 ROOT = Path(__file__).parents[2]
+ONE_HEAP = os.environ | {"MALLOC_ARENA_MAX": "1"}
 # 33.6 MB a block.
 SHAPE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 16}
 
@@ -31,9 +29,8 @@ MIXTURE = {"hidden_size": 512, "intermediate_size": 1024, "num_key_value_heads":
 
 def peak_of_blocks(path: Path) -> int:
     """The most that reading each block takes, in bytes, once everything has been used before."""
-    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-m", "tests.stream.block_peak", str(path)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=ONE_HEAP, cwd=ROOT, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
 
 
@@ -76,21 +73,17 @@ def test_quantizing_a_gguf_file_takes_no_more_memory_than_a_folder(tmp_path: Pat
     model.save_pretrained(tmp_path / "folder")
     write_q8_0(model, tmp_path / "a.gguf")
     del model
-    of_file, of_folder = (peak_of_quantizing(tmp_path / name, tmp_path / "out") for name in ("a.gguf", "folder"))
+    command = [
+        sys.executable,
+        "-m",
+        "tests.stream.job_peak",
+        tmp_path / "out",
+        tmp_path / "a.gguf",
+        tmp_path / "folder",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=ONE_HEAP, check=True, capture_output=True, text=True)
+    of_file, of_folder = map(int, done.stdout.split())
     assert of_file < of_folder + size / 4
-
-
-def peak_of_quantizing(source: Path, output: Path) -> int:
-    """The most that a job takes, in bytes: the least of three, since what is imported or freed meanwhile adds to it."""
-    return min(peak_of_one_job(source, output) for _ in range(3))
-
-
-def peak_of_one_job(source: Path, output: Path) -> int:
-    gc.collect()
-    give_memory_back()
-    peak = qt.quantize(source, qt.AbsMax(), device="cpu", output=output, overwrite=True).memory.peak
-    assert peak is not None
-    return peak.peak_rss - peak.rss_before
 
 
 def write_q8_0(model: Any, file: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
-from qtoolkit.notebook.panels import Panel
+from qtoolkit.notebook.panels import Panel, progress_view
 from qtoolkit.notebook.panels.publish_panel import PublishPanel
 from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.records import Publication, Verification
@@ -46,7 +46,9 @@ def press(part: PublishPanel, label: str) -> Any:
 
 
 @pytest.mark.slow
-def test_checks_are_shown_as_they_are_made(publish: PublishPanel) -> None:
+def test_checks_are_shown_as_they_are_made(publish: PublishPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All is over within the second after which progress is drawn.
+    monkeypatch.setattr(progress_view, "INTERVAL", 0.1)
     shown: list[int] = []
     publish.checks.observe(lambda change: shown.append(change["new"].count("<li>")), names="value")
     verification = press(publish, "Verify")
