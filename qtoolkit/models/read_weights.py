@@ -86,8 +86,8 @@ def _suspects(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
 def _weights_read_by(kind: Any) -> frozenset[str]:
     """Return the attributes of a class whose weight its own functions read: "gate" of `self.gate.weight`.
 
-    Python's instructions say it, at once. `inspect.getsource` would parse the whole file for each class, and two threads
-    that parse at one time end in a SystemError before Python 3.11.10.
+    Python's instructions say it, at once. `inspect.getsource` would parse the whole file for each class, and of two
+    threads that parse at one time, one ends in a SystemError of Python 3.11.7.
     """
     functions = (getattr(value, "fget", None) or getattr(value, "__func__", value) for value in vars(kind).values())
     codes = (getattr(inspect.unwrap(function), "__code__", None) for function in functions if callable(function))
