@@ -25,18 +25,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-# What notebooks import, with what transformers imports of torch.
+# What notebooks import, with what transformers imports of torch; not bitsandbytes, which warns where it is imported.
 OTHERS = (
-    *(
-        "ipykernel.kernelapp",
-        "ipykernel.ipkernel",
-        "IPython",
-        "ipywidgets",
-        "numpy",
-        "torch",
-        "torch.distributed.tensor",
-    ),
-    *("torch._dynamo", "scipy.optimize", "pandas", "bitsandbytes", "jinja2", "gguf"),
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "IPython", "ipywidgets", "jinja2", "numpy", "scipy.optimize"),
+    *("pandas", "torch", "torch.distributed.tensor", "torch._dynamo", "gguf"),
 )
 # They differ between kernels, or are set by torch once it is imported; nothing that is imported here reads them.
 OF_ONE_KERNEL = ("JPY_", "PYTEST_", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK")
