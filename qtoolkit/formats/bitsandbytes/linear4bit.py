@@ -35,7 +35,10 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
             inputs = x.to(self.compute_dtype) if self.compute_type_is_set and self.compute_dtype else x
             product: torch.Tensor = _ExpandedProduct.apply(inputs, self.weight)  # type: ignore[no-untyped-call]  # [..., out]
             return (product if self.bias is None else product + self.bias.to(product.dtype)).to(x.dtype)
-        weight = self._packed() if self._packs(x) else self.weight
+        if torch.is_grad_enabled() and x.requires_grad:
+            weight = self._unpacked()
+        else:
+            weight = self._packed() if self._packs(x) else self.weight
         if getattr(weight, "quant_state", None) is None or not self.compute_type_is_set:
             return super().forward(x)  # type: ignore[no-any-return]
         # bitsandbytes 0.50 multiplies packed weights with inputs as they lie in memory: those of Mamba's `x_proj` are a
@@ -64,6 +67,27 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
             self.quant_state = packed.quant_state
             self._parameters["weight"] = packed
         return packed
+
+    def _unpacked(self) -> Any:
+        """Return the weight as it is stored; where it is packed, this puts it back.
+
+        bitsandbytes multiplies packed weights without a gradient for the inputs: whoever trained an adapter after an
+        evaluation trained the last layers alone, without a word.
+        """
+        weight = self.weight
+        state = getattr(weight, "quant_state", None)
+        if not getattr(state, "packing_format_for_cpu", False):
+            return weight
+        with _PACKING:
+            if self.weight is not weight:
+                return self.weight
+            stored = copy.copy(weight)
+            stored.data, original = functional._convert_weight_packed_for_cpu_inverse(weight.data, copy.copy(state))  # noqa: SLF001
+            remembered = getattr(self, "_before_packing", None)
+            stored.quant_state = remembered[1] if remembered is not None and remembered[0] is weight else original
+            self.quant_state = stored.quant_state
+            self._parameters["weight"] = stored
+        return stored
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         weight = self.weight
