@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -42,15 +41,11 @@ def while_another(act: Callable[[], Any], run: Callable[[], bool], *, times: int
             failed.append(error)
 
     thread = threading.Thread(target=repeat)
-    # With Python's 5 ms, whoever gives the lock up for each product waits so long to get it again.
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
     thread.start()
     try:
         found = [run() for _ in range(times)]
     finally:
         stop.set()
         thread.join()
-        sys.setswitchinterval(interval)
     assert failed == []
     return found
