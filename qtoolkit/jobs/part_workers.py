@@ -4,9 +4,9 @@ import hashlib
 import json
 import secrets
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import side_files_of
+from qtoolkit.jobs.held import Held
 from qtoolkit.jobs.shard_workers import ExecutorWorkers, naming_worker
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.malloc import give_memory_back
@@ -53,14 +54,14 @@ class PartsJob:
 
 
 def quantize_in_parts(
-    workers: ExecutorWorkers,
-    method: WeightOnlyMethod,
     checkpoint: Checkpoint,
     config: MethodConfig,
     plan: Plan,
     on_progress: OnProgress,
     location: JournalLocation,
     *,
+    workers: ExecutorWorkers,
+    method: WeightOnlyMethod,
     folder: Path,
     base: Path | None,
 ) -> Outcome:
@@ -70,9 +71,10 @@ def quantize_in_parts(
     See `Method.quantize`, whose result this is.
 
     Args:
-        workers: do the work.
-        method, checkpoint, config, plan, on_progress: as for `Method.quantize`.
+        checkpoint, config, plan, on_progress: as for `Method.quantize`.
         location: of the journal, in which blocks are kept until all are done.
+        workers: do the work.
+        method: of the config.
         folder: empty, on the disk of the journal.
         base: the folder of the model, as for `save_model`.
 
@@ -108,8 +110,8 @@ def quantize_in_parts(
                 facts[missing[at]] = found
                 report(parts.names[missing[at]])
         finally:
-            _held.forget(job)
-    maker = PartMaker(source, parts, method, config, plan)
+            _held.forget(job.key)
+    maker = PartMaker(source, parts, method=method, config=config, plan=plan)
     rest = maker.make(None)
 
     def place(tensors: Mapping[str, Any]) -> list[str]:
@@ -162,7 +164,7 @@ class PartMaker:
     """
 
     def __init__(
-        self, source: Checkpoint, parts: ModelParts, method: WeightOnlyMethod, config: MethodConfig, plan: Plan
+        self, source: Checkpoint, parts: ModelParts, *, method: WeightOnlyMethod, config: MethodConfig, plan: Plan
     ) -> None:
         self._parts = parts
         self._method = method
@@ -201,7 +203,7 @@ def quantize_part(job: PartsJob, number: int, attempt: int) -> dict[str, Any]:
         QToolkitError: it fails and would fail again; the message names the worker.
     """
     with naming_worker(), _held.lock:
-        maker, journal = _held.maker(job)
+        maker, journal = _held.get(job.key, partial(_opened, job))
         made = maker.make(number)
         facts = {"footprint": made.footprint, "notes": list(made.notes)}
         journal.write(number, with_values(own_tensors(made.model)), facts)
@@ -210,38 +212,15 @@ def quantize_part(job: PartsJob, number: int, attempt: int) -> dict[str, Any]:
     return facts
 
 
-class _Held:
-    """Hold the model without values that the last task made, for the next one.
-
-    Attributes:
-        lock: held by the task that uses it.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._key = ""
-        self._made: tuple[PartMaker, Journal] | None = None
-
-    def maker(self, job: PartsJob) -> tuple[PartMaker, Journal]:
-        """Return what makes and keeps the parts of a job."""
-        if self._made is None or self._key != job.key:
-            method = get_method(job.config.method)
-            assert isinstance(method, WeightOnlyMethod)
-            plan = Plan.from_dict(json.loads(job.plan.read_text(encoding="utf-8")))
-            source = method.source_of(replace(job.opens(), dtype=job.dtype), job.config, plan)
-            maker = PartMaker(source, ModelParts(source), method, job.config, plan)
-            journal = Journal(JournalLocation(job.journal), job.recipe, absent=job.config.absent())
-            self._made, self._key = (maker, journal), job.key
-        return self._made
-
-    def forget(self, job: PartsJob) -> None:
-        """Free what a job left, unless a task that cannot be stopped any more uses it."""
-        if self.lock.acquire(blocking=False):
-            try:
-                if self._key == job.key:
-                    self._made, self._key = None, ""
-            finally:
-                self.lock.release()
+def _opened(job: PartsJob) -> tuple[PartMaker, Journal]:
+    """Return what makes and keeps the parts of a job."""
+    method = get_method(job.config.method)
+    assert isinstance(method, WeightOnlyMethod)
+    plan = Plan.from_dict(json.loads(job.plan.read_text(encoding="utf-8")))
+    source = method.source_of(replace(job.opens(), dtype=job.dtype), job.config, plan)
+    maker = PartMaker(source, ModelParts(source), method=method, config=job.config, plan=plan)
+    return maker, Journal(JournalLocation(job.journal), job.recipe, absent=job.config.absent())
 
 
-_held = _Held()
+# The model without values that the last task made.
+_held: Held[tuple[PartMaker, Journal]] = Held()

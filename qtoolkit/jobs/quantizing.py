@@ -132,7 +132,7 @@ def _sharing(
     workers.check(new)
     if isinstance(method, WeightOnlyMethod):
         base = base_folder(checkpoint.path, checkpoint.name)
-        return partial(quantize_in_parts, workers, method, folder=new, base=base)
+        return partial(quantize_in_parts, workers=workers, method=method, folder=new, base=base)
     # Methods that take no workers have refused them.
     quantize: Any = method.quantize
     return partial(quantize, workers=workers)

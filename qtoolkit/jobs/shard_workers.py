@@ -3,7 +3,6 @@
 import os
 import platform
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from qtoolkit.errors import (
 from qtoolkit.files import DISK_FULL
 from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
 from qtoolkit.jobs.executor_tasks import answers, dask_status
+from qtoolkit.jobs.held import Held
 from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.requests import ModelSource, QuantizeRequest
@@ -145,7 +145,7 @@ class _ExecutorTasks:
 
     def close(self) -> None:
         """See `Tasks`: what a pool of threads left in this process; other processes keep a block until the next job."""
-        _held.forget(self._job)
+        _held.forget(self._job.key)
 
 
 def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkpoint], fingerprint: str) -> None:
@@ -181,7 +181,7 @@ def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
         QToolkitError: it fails and would fail again; the message names the worker.
     """
     with naming_worker(), _held.lock:
-        return task(_held.worker(job))
+        return task(_held.get(job.key, partial(ShardWorker, job)))
 
 
 @contextmanager
@@ -206,42 +206,8 @@ def naming_worker() -> Iterator[None]:
         raise
 
 
-class _Held:
-    """Hold the block that the last task left in memory for the next one.
-
-    Attributes:
-        lock: held by the task that uses it.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._key = ""
-        self._worker: ShardWorker | None = None
-
-    def worker(self, job: ShardedJob) -> ShardWorker:
-        """Return the worker of a job, made anew if the last task was of another."""
-        if self._worker is None or self._key != job.key:
-            self._close()
-            self._worker = ShardWorker(job)
-            self._key = job.key
-        return self._worker
-
-    def forget(self, job: ShardedJob) -> None:
-        """Free the worker of a job, unless a task that cannot be stopped any more uses it."""
-        if self.lock.acquire(blocking=False):
-            try:
-                if self._key == job.key:
-                    self._close()
-            finally:
-                self.lock.release()
-
-    def _close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-        self._worker, self._key = None, ""
-
-
-_held = _Held()
+# The block that the last task left in memory.
+_held: Held[ShardWorker] = Held(ShardWorker.close)
 
 
 def _open_named(name: str, commit_hash: str | None) -> Checkpoint:
