@@ -9,7 +9,6 @@ from torch import nn
 from qtoolkit.formats.bitsandbytes import keep_exact
 
 bnb = pytest.importorskip("bitsandbytes")
-pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("double_quant", [True, False], ids=["double quantization", "single"])
