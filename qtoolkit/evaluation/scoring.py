@@ -42,6 +42,10 @@ class Predictor:
 class Scorer(Protocol):
     """Open a model to predict tokens; implemented by `LoadedScorer`, `OpenedScorer` and `StreamedScorer`."""
 
+    @property
+    def name(self) -> str:
+        """Return the user's name for the model."""
+
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> AbstractContextManager[Predictor]:
         """Return a context manager that gives the predictor of windows int64 [num_windows, seq_len]."""
 
@@ -109,6 +113,11 @@ class StreamedScorer:
     checkpoint: Checkpoint
     device: str
     dtype: torch.dtype | None = None
+
+    @property
+    def name(self) -> str:
+        """See `Scorer`."""
+        return self.checkpoint.name
 
     @contextmanager
     def open(self, tokens: torch.Tensor, on_progress: OnProgress) -> Iterator[Predictor]:

@@ -1,7 +1,8 @@
 """Measure what a model loses against its base, token by token on the same text."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,20 +34,53 @@ def measure_quality(
         CheckpointError: a model computes NaN; the message names the token.
     """
     started = time.monotonic()
-    count = len(windows.tokens)
-    losses: list[tuple[torch.Tensor, ...]] = []
+    losses = windows_losses(windows, model, base, on_progress)
+    report = quality_report(windows, losses, model=model.name, base=base.name if base else None)
+    return replace(report, seconds=time.monotonic() - started)
+
+
+# Of each token of a window that is predicted, on the CPU: its loss, and with a base the columns of a `Prediction`.
+WindowLosses = tuple[torch.Tensor, ...]
+
+
+def windows_losses(
+    windows: Windows, model: Predictor, base: Predictor | None, on_progress: OnProgress, *, before: int = 0
+) -> list[WindowLosses]:
+    """Return the losses of each window, which knows nothing of the others.
+
+    Args:
+        windows, model, base, on_progress: as for `measure_quality`.
+        before: windows of the text that come before these, which others measure; messages count them.
+
+    Raises:
+        ConfigError, CheckpointError: as `measure_quality`.
+    """
+    losses: list[WindowLosses] = []
     for index, first in enumerate(windows.first):
         losses.append(_window_losses(model, base, windows.tokens[index], index, first))
-        _refuse_nan(losses[-1][:2], (model, base), index, first)
-        on_progress(ProgressEvent("evaluate", index + 1, count, "windows", model.name))
+        _refuse_nan(losses[-1][:2], (model, base), before + index, first)
+        on_progress(ProgressEvent("evaluate", index + 1, len(windows.tokens), "windows", model.name))
+    return losses
+
+
+def quality_report(windows: Windows, losses: Sequence[WindowLosses], *, model: str, base: str | None) -> QualityReport:
+    """Return the figures of all windows; no time is told.
+
+    Args:
+        windows: the text.
+        losses: of each window.
+        model: what the model is called.
+        base: what the base is called; None if losses are the model's alone.
+    """
+    count = len(windows.tokens)
     lengths = torch.tensor([len(window[0]) for window in losses])
     window_of = torch.arange(count).repeat_interleave(lengths)  # [tokens]
     nll, *others = (torch.cat(column) for column in zip(*losses, strict=True))
     compared = Prediction(nll, *others) if base else None
     figures = {"perplexity": perplexity(nll, window_of), **(_differences(compared, window_of) if compared else {})}
     return QualityReport(
-        model=model.name,
-        base=base.name if base else None,
+        model=model,
+        base=base,
         text=windows.name,
         text_fingerprint=windows.fingerprint,
         num_windows=count,
@@ -55,7 +89,7 @@ def measure_quality(
         begins_with=windows.begins_with,
         num_tokens=windows.num_predicted,
         notes=windows.notes,
-        seconds=time.monotonic() - started,
+        seconds=0.0,
         kl_divergence_max=compared.kl_divergence.max().item() if compared else None,
         **_with_errors(figures),
     )
@@ -63,7 +97,7 @@ def measure_quality(
 
 def _window_losses(
     model: Predictor, base: Predictor | None, tokens: torch.Tensor, index: int, first: int
-) -> tuple[torch.Tensor, ...]:
+) -> WindowLosses:
     """Return the losses of one window's tokens from index `first` on, also of the base: columns [tokens] on the CPU."""
     # The logits of a token predict the next one.
     logits = model.logits(index)[first - 1 : -1]

@@ -41,7 +41,7 @@ from qtoolkit.texts.windows import Windows, load_windows, written_windows
 _PASSAGES = 3
 _OVERLAP = 0.05
 # Windows that the noise floor is measured on: it needs few, and float32 is slow.
-_NOISE_WINDOWS = 8
+NOISE_WINDOWS = 8
 # Tokens that are read and written to measure speed, and how often.
 _PROMPT = 128
 _NEW_TOKENS = 32
@@ -71,26 +71,16 @@ class Opened:
     weights_fingerprint: str | None = None
 
 
-_LESS = "give fewer num_tokens, or a smaller seq_len"
+LESS = "give fewer num_tokens, or a smaller seq_len"
 
 
-@explained("the evaluation", _LESS)
+@explained("the evaluation", LESS)
 def run_evaluation(request: EvaluateRequest) -> QualityReport:
     """Measure a model, as `qtoolkit.evaluate` describes: what is named is opened, and predicts one after the other."""
     started = time.monotonic()
-    check_texts(request.text, "text")
     device = resolve_device(request.device)
-    on_progress = guarded(request.report, "the evaluation", _LESS)
-    candidate = open_model(request.model, request, device=device, on_progress=on_progress, runs_gguf=True)
-    reference = None
-    if request.base is not None:
-        # The revision is the model's.
-        source = ModelSource(token=request.token, tokenizer=request.tokenizer)
-        reference = open_model(request.base, source, device=device, on_progress=on_progress, is_base=True)
-    if request.noise_floor and (reference is None or reference.checkpoint is None):
-        raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
-    windows = cut_windows(request, reference or candidate, device=device, on_progress=on_progress)
-    windows = check_overlap(windows, candidate)
+    on_progress = guarded(request.report, "the evaluation", LESS)
+    candidate, reference, windows = open_evaluation(request, device=device, on_progress=on_progress)
     with reference.scorer.open(windows.tokens, on_progress) if reference else nullcontext() as expected:
         with candidate.scorer.open(windows.tokens, on_progress) as predictor, quiet_layers():
             report = measure_quality(windows, predictor, expected, on_progress)
@@ -105,6 +95,32 @@ def run_evaluation(request: EvaluateRequest) -> QualityReport:
     of_reference = (*reference.notes, *expected.notes) if reference and expected else ()
     notes = (*of_reference, *candidate.notes, *predictor.notes)
     return replace(report, seconds=time.monotonic() - started, notes=(*report.notes, *dict.fromkeys(notes)))
+
+
+def open_evaluation(
+    request: EvaluateRequest, *, device: str, on_progress: OnProgress
+) -> tuple[Opened, Opened | None, Windows]:
+    """Open the model and the base of a request, None without one, and cut its text.
+
+    Args:
+        request: what is measured.
+        device: "cpu" or "cuda:0".
+        on_progress: called while files are downloaded, and while a text is read or written.
+
+    Raises:
+        QToolkitError: as `qtoolkit.evaluate`.
+    """
+    check_texts(request.text, "text")
+    candidate = open_model(request.model, request, device=device, on_progress=on_progress, runs_gguf=True)
+    reference = None
+    if request.base is not None:
+        # The revision is the model's.
+        source = ModelSource(token=request.token, tokenizer=request.tokenizer)
+        reference = open_model(request.base, source, device=device, on_progress=on_progress, is_base=True)
+    if request.noise_floor and (reference is None or reference.checkpoint is None):
+        raise ConfigError("noise_floor=True needs a base in full precision: name its folder or Hub id as base=")
+    windows = cut_windows(request, reference or candidate, device=device, on_progress=on_progress)
+    return candidate, reference, check_overlap(windows, candidate)
 
 
 def open_model(
@@ -276,7 +292,7 @@ def measure_noise_floor(
         on_progress: called after each block and each window.
     """
     assert reference.checkpoint is not None
-    few = replace(windows, tokens=windows.tokens[:_NOISE_WINDOWS], first=windows.first[:_NOISE_WINDOWS])
+    few = windows.part(0, NOISE_WINDOWS)
     exact = StreamedScorer(reference.checkpoint, device, torch.float32)
     with exact.open(few.tokens, on_progress) as expected:
         return measure_quality(few, rounded, expected, on_progress)

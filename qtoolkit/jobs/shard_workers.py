@@ -24,7 +24,7 @@ from qtoolkit.jobs.executor_tasks import answers, dask_status
 from qtoolkit.jobs.held import Held
 from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.requests import ModelSource, QuantizeRequest
+from qtoolkit.requests import EvaluateRequest, ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
 from qtoolkit.stream.shards import ShardedJob, Task
 
@@ -46,33 +46,54 @@ class ExecutorWorkers:
     Args:
         request: names the executor and the model.
         checkpoint: the model, opened here.
+        opens: opens it in a worker; None for a model in full precision, by its name.
+        kept: ends the message about workers that are lost.
     """
 
-    def __init__(self, request: QuantizeRequest, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        request: QuantizeRequest | EvaluateRequest,
+        checkpoint: Checkpoint,
+        *,
+        opens: Callable[[], Checkpoint] | None = None,
+        kept: str = _KEPT,
+    ) -> None:
         assert request.executor is not None
         self._executor: Executor = request.executor
         self._retries = request.retries
         self._fingerprint = checkpoint.fingerprint()
-        self._opens = partial(_open_named, portable_name(request.model, checkpoint), checkpoint.commit_hash)
+        name = portable_name(request.model, checkpoint)
+        self._opens = opens or partial(_open_named, name, checkpoint.commit_hash)
+        self._kept = kept
 
     @property
     def opens(self) -> Callable[[], Checkpoint]:
         """See `Workers`."""
         return self._opens
 
-    def check(self, folder: Path) -> None:
+    @property
+    def count(self) -> int | None:
+        """Return how many workers there are; None where the executor does not tell."""
+        client: Any = getattr(self._executor, "_client", None)
+        if hasattr(client, "nthreads"):
+            return len(client.nthreads())
+        # Of pools of processes and of threads, which tell it nowhere else.
+        return getattr(self._executor, "_max_workers", None)
+
+    def check(self, folder: Path | None) -> None:
         """Refuse workers that cannot do the job, before it begins: each of Dask's, and one of another executor.
 
         Args:
-            folder: a new one beside the output.
+            folder: a new one beside the output; None where nothing is written.
 
         Raises:
             ConfigError: the executor takes no work, or a worker differs or lacks something; the message names it.
         """
-        seen = folder / f".seen-{secrets.token_hex(8)}"
+        seen = folder / f".seen-{secrets.token_hex(8)}" if folder else None
         known = versions()
         arguments = ({name: known[name] for name in _SAME}, seen, self._opens, self._fingerprint)
-        seen.touch()
+        if seen:
+            seen.touch()
         try:
             for name, future in self._one_each(look_around, *arguments):
                 try:
@@ -83,7 +104,8 @@ class ExecutorWorkers:
                     what = f"{type(error).__name__}: {oneline(error)}"
                     raise ConfigError(f"{name} cannot take part ({what}): install there what is here") from error
         finally:
-            seen.unlink(missing_ok=True)
+            if seen:
+                seen.unlink(missing_ok=True)
 
     def _one_each(self, function: Callable[..., Any], *arguments: Any) -> list[tuple[str, "Future[Any]"]]:
         """Call a function once on each worker that is known by its address, or once at all."""
@@ -128,7 +150,7 @@ class ExecutorWorkers:
                     kind = type(answer.error).__name__
                     why = "; workers are lost mostly where memory runs out" if kind in _LOST else ""
                     what = f"{kind}: {oneline(answer.error)}{why}"
-                    raise QToolkitError(f"the workers did not do their work ({what}): {_KEPT}") from answer.error
+                    raise QToolkitError(f"the workers did not do their work ({what}): {self._kept}") from answer.error
                 yield answer.number, answer.result
 
 
@@ -148,12 +170,12 @@ class _ExecutorTasks:
         _held.forget(self._job.key)
 
 
-def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkpoint], fingerprint: str) -> None:
+def look_around(known: Mapping[str, str], seen: Path | None, opens: Callable[[], Checkpoint], fingerprint: str) -> None:
     """Check in a worker that it can do a job.
 
     Args:
         known: versions of packages.
-        seen: a file that it must see.
+        seen: a file that it must see; None for none.
         opens: opens the model.
         fingerprint: of the model.
 
@@ -164,7 +186,7 @@ def look_around(known: Mapping[str, str], seen: Path, opens: Callable[[], Checkp
     for name, version in known.items():
         if own.get(name) != version:
             raise ConfigError(f"{_name()} has {name} {own.get(name, 'not at all')}, not {version}: install that there")
-    if not seen.is_file() or not os.access(seen.parent, os.W_OK):
+    if seen and not (seen.is_file() and os.access(seen.parent, os.W_OK)):
         raise ConfigError(f"{_name()} does not see {seen.parent}: name an output in a folder that all workers share")
     try:
         found = opens().fingerprint()
@@ -185,8 +207,11 @@ def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
 
 
 @contextmanager
-def naming_worker() -> Iterator[None]:
+def naming_worker(kept: str = _KEPT) -> Iterator[None]:
     """Let errors of a `with` block that would come again name this worker.
+
+    Args:
+        kept: ends the messages about memory and disk.
 
     Raises:
         QToolkitError: they, and those of memory and disk.
@@ -198,11 +223,11 @@ def naming_worker() -> Iterator[None]:
     except Exception as error:
         cause = memory_cause(error)
         if cause:
-            raise InsufficientMemoryError(f"{_name()} ran out of memory ({cause}): give it more; {_KEPT}") from error
+            raise InsufficientMemoryError(f"{_name()} ran out of memory ({cause}): give it more; {kept}") from error
         if isinstance(error, OSError):
             kind = DiskFullError if error.errno in DISK_FULL else OutputError
             what = error.strerror or oneline(error)
-            raise kind(f"{_name()} cannot write beside the output ({what}): free some room; {_KEPT}") from error
+            raise kind(f"{_name()} cannot write beside the output ({what}): free some room; {kept}") from error
         raise
 
 

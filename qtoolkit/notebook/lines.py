@@ -38,6 +38,10 @@ def _own(name: str, help: str, metavar: str = "", choices: Sequence[str] = ()) -
 
 
 _INTO = _own("into", "keep the quantized model in this variable", "NAME", ("q",))
+_WORKERS = (
+    _own("workers", "share the job out to so many processes of this machine, of one thread each", "N"),
+    _own("dask", "share the job out to the workers of Dask's scheduler at this address", "ADDRESS"),
+)
 METHOD = _own("method", "the method that quantizes", "NAME")
 _DEBUG = _own("debug", "show the whole traceback of an error")
 _JOB_OPTIONS = (
@@ -45,8 +49,7 @@ _JOB_OPTIONS = (
     _INTO,
     _own("push", "verify what was saved, and put it on the Hub as a private repository; needs --output", "REPO"),
     *(replace(option, help=f"with --push, {option.help}") for option in request_options(CardOptions)),
-    _own("workers", "share the job out to so many processes of this machine, of one thread each", "N"),
-    _own("dask", "share the job out to the workers of Dask's scheduler at this address", "ADDRESS"),
+    *_WORKERS,
     _own("plan", "only tell what would be done and whether it fits: no weight is read or downloaded"),
     *request_options(PlanRequest, *_ONLY_FOR_PLANS),
     _DEBUG,
@@ -80,7 +83,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
     "quantize": _QUANTIZE,
     # What a plan alone has is told first.
     "qplan": replace(_QUANTIZE, options=tuple(sorted(_JOB_OPTIONS, key=lambda one: one.name not in _ONLY_FOR_PLANS))),
-    "qeval": MagicSyntax((*request_options(EvaluateRequest), _DEBUG)),
+    "qeval": MagicSyntax((*request_options(EvaluateRequest), *_WORKERS, _DEBUG)),
     "qcompare": MagicSyntax(
         (
             _METHODS,

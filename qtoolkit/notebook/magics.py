@@ -116,13 +116,15 @@ class QuantizeMagics(Magics):
 
           %qeval q --base org/name --text book.txt
           report = %qeval small --base org/name
+          %qeval small --base org/name --workers 4        its windows on four processes
 
         The model is a variable, a folder, a Hub id or a .gguf file.
         """
         given = read_line("qeval", line)
         options = given.options_of(requests.EvaluateRequest, partial(self._named, local_ns=local_ns))
         name = given.words[0]
-        with self._progress(f"evaluation of {name}") as on_progress:
+        progress = self._progress(f"evaluation of {name}")
+        with progress as on_progress, with_workers(options, given.options) as options:
             from qtoolkit.api import evaluate
 
             return evaluate(self._named(name, local_ns), **options, on_progress=on_progress)

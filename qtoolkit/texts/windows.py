@@ -1,6 +1,6 @@
 """Read the text that a model is measured on: tokens in windows, and which of them are predicted in each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
@@ -39,6 +39,10 @@ class Windows:
     def num_predicted(self) -> int:
         """Return the number of tokens that are predicted, in all windows."""
         return sum(self.tokens.shape[1] - first for first in self.first)
+
+    def part(self, start: int, end: int) -> "Windows":
+        """Return the windows from an index up to another, of the same text."""
+        return replace(self, tokens=self.tokens[start:end], first=self.first[start:end])
 
 
 def load_windows(

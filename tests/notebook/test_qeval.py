@@ -1,5 +1,6 @@
 """%qeval measures what its line says, and refuses what it cannot mean."""
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def test_a_line_is_read() -> None:
 def test_what_a_line_cannot_mean_is_refused(line: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         read_line("qeval", line)
+
+
+def test_a_line_asks_for_workers(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qtoolkit.api.evaluate", lambda model, *, executor, **others: (executor, others))
+    pool, others = shell.run_line_magic("qeval", "q --base folder --workers 3")
+    assert (type(pool), pool._max_workers) == (ProcessPoolExecutor, 3)
+    assert others.keys() == {"base", "on_progress"}
 
 
 def test_variables_are_models_and_texts(shell: Any, tiny_llama: Path) -> None:

@@ -100,5 +100,5 @@ def test_none_of_an_optional_number_is_no_number() -> None:
 
 def test_arguments_are_those_of_the_verb_first_and_then_those_that_many_share() -> None:
     names = [one.name for one in arguments_of(EvaluateRequest)]
-    assert names[:3] == ["model", "base", "text"]
+    assert names[:5] == ["model", "base", "executor", "retries", "text"]
     assert names[-1] == "on_progress"

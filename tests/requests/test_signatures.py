@@ -24,7 +24,8 @@ SIGNATURES = {
     "load": f"(model: {PATH}, *, device: str = 'auto', dtype: str | torch.dtype = 'auto', {SOURCE}) "
     "-> QuantizedModel | PreTrainedModel",
     "evaluate": f"(model: Any, *, base: Any | None = None, {TEXT}, noise_floor: bool = False, speed: bool = True, "
-    f"device: str = 'auto', {SOURCE}, on_progress: {PROGRESS}) -> QualityReport",
+    f"executor: Executor | None = None, retries: int = 2, device: str = 'auto', {SOURCE}, on_progress: {PROGRESS}) -> "
+    "QualityReport",
     "compare": f"(model: Any, configs: Sequence[Any], *, {TEXT}, prompts: Sequence[str] = (), "
     "memory: int | str | None = None, noise_floor: bool = False, speed: bool = True, executor: Executor | None = None, "
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
