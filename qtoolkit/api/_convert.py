@@ -19,8 +19,8 @@ def convert(request: ConvertRequest) -> Conversion:
     has room for zero points of 0. "gguf" is a file for llama.cpp, Ollama and LM Studio: symmetric codes of 4, 5 and 8
     bits as Q4_0, Q5_0 and Q8_0, asymmetric ones of 4 and 5 as Q4_1 and Q5_1 with `lossy=True`, and others in larger
     ones with `wider=True`. A folder with a LoRA adapter of peft becomes, as "gguf", what llama.cpp adds to such a file
-    by `--lora`. Everything beside the weights is copied. With `executor`, workers make the blocks, each into a file beside
-    the output, of which the same files are made as without.
+    by `--lora`. Everything beside the weights is copied. With `executor`, workers make the blocks, each into a file
+    beside the output, of which the same files are made as without.
 
     Returns:
         What was converted, the bytes before and after, and which programs run the result.
