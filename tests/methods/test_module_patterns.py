@@ -7,7 +7,7 @@ import pytest
 
 from qtoolkit import AbsMax
 from qtoolkit.methods import patterns
-from qtoolkit.methods.patterns import NamePatterns
+from qtoolkit.methods.module_patterns import NamePatterns
 
 NAMES = (
     "lm_head",
