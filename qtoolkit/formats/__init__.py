@@ -1,7 +1,8 @@
 """Store, read and describe quantized weights in files: one package for each format, and the registry of all."""
 
 from qtoolkit.formats.base import Format, Layers, LayersOf, Planner, Reader, Sizes, is_uneven
-from qtoolkit.formats.file_format import FileFormat, FileOfCodes, FilePlanner, LowRankChange, Unheld, in_full_precision
+from qtoolkit.formats.file_format import FileFormat, FilePlanner, LowRankChange, in_full_precision
+from qtoolkit.formats.file_of_codes import FileOfCodes, FilePart, Unheld
 from qtoolkit.formats.grouped import OUT_OF_ORDER, Grid, GroupedFormat, RecodedLayers, base_grid
 from qtoolkit.formats.layer import Layer
 from qtoolkit.formats.layers_format import LayersFormat
@@ -24,6 +25,7 @@ __all__ = [
     "OUT_OF_ORDER",
     "FileFormat",
     "FileOfCodes",
+    "FilePart",
     "FilePlanner",
     "Format",
     "Grid",

@@ -1,14 +1,15 @@
 """Define what a format can do whose whole model is one file of another program, tokenizer included."""
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.base import Format, Reader, Values
+from qtoolkit.formats.file_of_codes import FileOfCodes, FilePart, Unheld
 from qtoolkit.noted import Noted
 from qtoolkit.records import OnProgress
 
@@ -59,6 +60,30 @@ class FilePlanner(Reader):
     """Plan the file of one model, and write it tensor by tensor."""
 
     writes_file = True
+
+    def parts(self) -> tuple[FilePart, ...]:
+        """Return what workers can make by themselves, which is all tensors together. Default: nothing."""
+        return ()
+
+    def make_part(self, part: FilePart, device: str) -> "dict[str, torch.Tensor]":
+        """Return the bytes of some tensors by name, uint8 [bytes], on the CPU.
+
+        Args:
+            part: one of `parts`.
+            device: where weights are quantized, "cpu" or "cuda:0".
+
+        Raises:
+            CheckpointError: as `write`.
+        """
+        raise NotImplementedError(f"{self.name} has no parts")
+
+    def with_made(self, tensors: "Mapping[str, StoredTensor | torch.Tensor]") -> "FilePlanner":
+        """Return a planner of the same file that writes these bytes as they are.
+
+        Args:
+            tensors: those of all parts, as `make_part` returned them.
+        """
+        raise NotImplementedError(f"{self.name} has no parts")
 
     @property
     def file_notes(self) -> tuple[str, ...]:
@@ -114,50 +139,6 @@ class FilePlanner(Reader):
             ConfigError: the importance is that of another model.
             CheckpointError: a weight cannot be read, or holds NaN or infinity.
         """
-
-
-class FileOfCodes(ABC):
-    """The file of a quantized model that takes over its codes, planned and not yet written.
-
-    Attributes:
-        values: the `quantization_config` that names it.
-        nbytes: of the file.
-        weight_bytes: of its tensors, as a program maps them.
-        lossy: whether scales or minima are rounded.
-        same: what stays as it is, "codes, scales and zero points are the same numbers".
-        notes: what was decided about the file, one line each.
-    """
-
-    values: Mapping[str, Any]
-    nbytes: int
-    weight_bytes: int
-    lossy: bool
-    same: str
-    notes: tuple[str, ...]
-
-    @abstractmethod
-    def write(self, folder: Path, on_progress: OnProgress) -> tuple[str, ...]:
-        """Write the file into a folder, tensor by tensor, and return what rounding has changed, one line each.
-
-        Args:
-            folder: where there is no such file.
-            on_progress: called for each tensor, in bytes of the file; it may raise `JobCancelled`.
-
-        Raises:
-            CheckpointError: a tensor cannot be read, or holds NaN or infinity.
-        """
-
-
-class Unheld(NamedTuple):
-    """Say why a format does not hold the codes of a checkpoint.
-
-    Attributes:
-        reason: what about the codes it does not hold, and of which layer.
-        ways: what holds them nevertheless, each a phrase that goes on from "give": "lossy=True (...)".
-    """
-
-    reason: str
-    ways: tuple[str, ...] = ()
 
 
 class FileFormat(Format):

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import secrets
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,42 +13,18 @@ import torch
 from qtoolkit.checkpoints.safetensors import read_tensors
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import side_files_of
-from qtoolkit.jobs.held import Held
-from qtoolkit.jobs.shard_workers import ExecutorWorkers, naming_worker
+from qtoolkit.jobs.shard_workers import ExecutorWorkers
+from qtoolkit.jobs.shared_parts import folder_for_workers, make_parts, recipe_of
 from qtoolkit.measure.footprint import memory_footprint
-from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig, Outcome, WeightOnlyMethod, get_method
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.structure import is_linear
-from qtoolkit.records import OnProgress, Plan, ProgressEvent, ignore_progress
-from qtoolkit.stream.journal import Journal, JournalLocation
+from qtoolkit.records import OnProgress, Plan, ignore_progress
+from qtoolkit.stream.journal import JournalLocation
 from qtoolkit.stream.loading import load_streamed
 from qtoolkit.stream.model_parts import ModelParts, with_values
 from qtoolkit.stream.writing import own_tensors, save_model, write_file, write_index
 from qtoolkit.structural_reading import check_opens
-
-
-@dataclass(frozen=True)
-class PartsJob:
-    """Hold what every process that works on a job knows; it can be pickled.
-
-    Attributes:
-        opens: opens the model in full precision.
-        config: resolved and fitted.
-        dtype: of what is not quantized.
-        plan: file of the plan, which names all layers.
-        journal: folder of the journal.
-        recipe: of the journal.
-        key: of this run of the job, unlike that of any other.
-    """
-
-    opens: Callable[[], Checkpoint]
-    config: MethodConfig
-    dtype: torch.dtype
-    plan: Path
-    journal: Path
-    recipe: Mapping[str, Any]
-    key: str
 
 
 def quantize_in_parts(
@@ -84,41 +58,29 @@ def quantize_in_parts(
     source = method.source_of(checkpoint, config, plan)
     parts = ModelParts(source)
     names = [f"{layer.name} {layer.bits}" for layer in plan.layers]
-    recipe = {
-        "method": method.name,
-        **config.to_file(),
-        "commit_hash": checkpoint.commit_hash,
-        "weights": checkpoint.fingerprint(),
-        "layers": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-        "dtype": str(checkpoint.dtype),
-    }
-    journal = Journal(location, recipe, absent=config.absent())
-    facts = {number: found.facts for number in range(len(parts.names)) if (found := journal.read(number, _fits))}
-
-    def report(what: str = "") -> None:
-        on_progress(ProgressEvent("quantize", len(facts), len(parts.names), "blocks", what))
-
-    report()
-    with tempfile.TemporaryDirectory(prefix="parts-", dir=location.folder.parent, ignore_cleanup_errors=True) as beside:
-        file = Path(beside) / "plan.json"
+    recipe = {**recipe_of(checkpoint, config), "layers": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+    with folder_for_workers(location) as beside:
+        file = beside / "plan.json"
         file.write_text(json.dumps(plan.to_dict()), encoding="utf-8")
-        key = secrets.token_hex(8)
-        job = PartsJob(workers.opens, config, checkpoint.dtype, file, location.folder, recipe, key)
-        missing = [number for number in range(len(parts.names)) if number not in facts]
-        try:
-            for at, found in workers.run(quantize_part, [(job, number) for number in missing], report):
-                facts[missing[at]] = found
-                report(parts.names[missing[at]])
-        finally:
-            _held.forget(job.key)
+        made = make_parts(
+            partial(_opened, workers.opens, config, checkpoint.dtype, file),
+            parts.names,
+            workers=workers,
+            location=location,
+            recipe=recipe,
+            absent=config.absent(),
+            fits=_fits,
+            on_progress=on_progress,
+        )
     maker = PartMaker(source, parts, method=method, config=config, plan=plan)
     rest = maker.make(None)
 
     def place(tensors: Mapping[str, Any]) -> list[str]:
         """Put the files of the blocks, and that of all else, where the result is."""
-        files = [f"model-{number + 1:05}-of-{len(facts) + 1:05}.safetensors" for number in range(len(facts) + 1)]
-        for number, name in enumerate(files[:-1]):
-            journal.files(number)[0].replace(folder / name)
+        count = len(made.files) + 1
+        files = [f"model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+        for file, name in zip(made.files, files, strict=False):
+            file.replace(folder / name)
         for _ in write_file(folder / files[-1], with_values(tensors)):
             pass
         return [*files, *write_index(folder, {name: read_tensors(folder / name) for name in files})]
@@ -127,11 +89,11 @@ def quantize_in_parts(
         rest.model, checkpoint.tokenizer, folder, on_progress, base=base, side_files=side_files_of, weights=place
     )
     check_opens(folder)
-    told = [note for number in sorted(facts) for note in facts[number]["notes"]]
+    told = [note for facts in made.facts for note in facts["notes"]]
     # No file holds them, and no part of the model makes them.
     computed = {id(buffer): buffer.nbytes for _, buffer in checkpoint.skeleton.named_non_persistent_buffers()}
-    footprint = rest.footprint + sum(one["footprint"] for one in facts.values()) + sum(computed.values())
-    notes = (*method.notes(config, plan.layers), *rest.notes, *told, *journal.notes, *saved)
+    footprint = rest.footprint + sum(facts["footprint"] for facts in made.facts) + sum(computed.values())
+    notes = (*method.notes(config, plan.layers), *rest.notes, *told, *made.notes, *saved)
     return Outcome(None, notes=notes, footprint=footprint, is_written=True)
 
 
@@ -193,34 +155,30 @@ class PartMaker:
         return MadePart(model, memory_footprint(model), notes)
 
 
-def quantize_part(job: PartsJob, number: int, attempt: int) -> dict[str, Any]:
-    """Quantize a block in this process, one at a time whatever its threads, and keep it in the journal.
+class _Blocks:
+    """Make the blocks of a quantized model as a job keeps them; implements `Parts`."""
 
-    Returns:
-        What the journal has of it beside the tensors.
+    def __init__(self, maker: PartMaker) -> None:
+        self._maker = maker
 
-    Raises:
-        QToolkitError: it fails and would fail again; the message names the worker.
-    """
-    with naming_worker(), _held.lock:
-        maker, journal = _held.get(job.key, partial(_opened, job))
-        made = maker.make(number)
+    def make(self, number: int) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """See `Parts`."""
+        made = self._maker.make(number)
         facts = {"footprint": made.footprint, "notes": list(made.notes)}
-        journal.write(number, with_values(own_tensors(made.model)), facts)
-        del made
-        give_memory_back()
-    return facts
+        return with_values(own_tensors(made.model)), facts
 
 
-def _opened(job: PartsJob) -> tuple[PartMaker, Journal]:
-    """Return what makes and keeps the parts of a job."""
-    method = get_method(job.config.method)
+def _opened(opens: Callable[[], Checkpoint], config: MethodConfig, dtype: torch.dtype, file: Path) -> _Blocks:
+    """Open in a worker what makes the blocks.
+
+    Args:
+        opens: opens the model in full precision.
+        config: resolved and fitted.
+        dtype: of what is not quantized.
+        file: of the plan, which names all layers.
+    """
+    method = get_method(config.method)
     assert isinstance(method, WeightOnlyMethod)
-    plan = Plan.from_dict(json.loads(job.plan.read_text(encoding="utf-8")))
-    source = method.source_of(replace(job.opens(), dtype=job.dtype), job.config, plan)
-    maker = PartMaker(source, ModelParts(source), method=method, config=job.config, plan=plan)
-    return maker, Journal(JournalLocation(job.journal), job.recipe, absent=job.config.absent())
-
-
-# The model without values that the last task made.
-_held: Held[tuple[PartMaker, Journal]] = Held()
+    plan = Plan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    source = method.source_of(replace(opens(), dtype=dtype), config, plan)
+    return _Blocks(PartMaker(source, ModelParts(source), method=method, config=config, plan=plan))

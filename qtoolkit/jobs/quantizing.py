@@ -15,6 +15,7 @@ from qtoolkit.jobs.bit_budget import meet_target, with_rules_of
 from qtoolkit.jobs.checkpoint_loading import load_opened
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.file_probe import probe_file
+from qtoolkit.jobs.file_workers import round_in_parts
 from qtoolkit.jobs.part_workers import quantize_in_parts
 from qtoolkit.jobs.shard_workers import ExecutorWorkers
 from qtoolkit.measure.footprint import memory_footprint
@@ -62,7 +63,7 @@ def run_quantization(
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = request.folder
-    in_parts = request.executor is not None and isinstance(method, WeightOnlyMethod)
+    in_parts = request.executor is not None and (isinstance(method, WeightOnlyMethod) or method.writes_file)
     mirror = _mirror(request, method, resumes=method.resumes(config))
     resumes = method.resumes(config) or in_parts
     _check_output(request, method, resumes=resumes)
@@ -133,6 +134,8 @@ def _sharing(
     if isinstance(method, WeightOnlyMethod):
         base = base_folder(checkpoint.path, checkpoint.name)
         return partial(quantize_in_parts, workers=workers, method=method, folder=new, base=base)
+    if method.writes_file:
+        return partial(round_in_parts, workers=workers, method=method)
     # Methods that take no workers have refused them.
     quantize: Any = method.quantize
     return partial(quantize, workers=workers)

@@ -193,6 +193,13 @@ class BlockRounding(Method):
         """See `Method`: where codes are solved."""
         return config.calibration is not None and config.solve
 
+    def refuse_workers(self, config: GGUF) -> None:
+        """See `Method`: one with a text, which runs through the model from block to block."""
+        if config.calibration is not None:
+            raise ConfigError(
+                "GGUF: a calibration text runs through the model in one process: leave out executor, or calibration"
+            )
+
     def resolve(self, config: GGUF, dtype: str, device: str) -> GGUF:
         """See `Method`: refuse a calibration text that cannot be used."""
         from qtoolkit.texts.calibration_sources import check_calibration

@@ -98,7 +98,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
         body_hint="; options of a method go into the body of a %%qfrontier cell",
     ),
     "qconvert": MagicSyntax(
-        (*request_options(ConvertRequest), _DEBUG),
+        (*request_options(ConvertRequest), *_WORKERS, _DEBUG),
         words=("MODEL", "FORMAT", "FOLDER"),
         body_hint="; format and folder stand alone: `%qconvert MODEL FORMAT FOLDER`",
     ),
@@ -126,6 +126,11 @@ class MagicLine:
     words: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     configs: tuple[Any, ...] = ()
+
+    @property
+    def unkept(self) -> str:
+        """Return what to tell, while there is time to interrupt it, of a job whose result nothing will keep."""
+        return "" if self.options.keys() & {"into", "output"} else ", kept nowhere without --output or --into"
 
     def options_of(self, request: type[Request], named: Callable[[str], Any] = str) -> dict[str, Any]:
         """Return the given options that a verb takes, as its keyword arguments.

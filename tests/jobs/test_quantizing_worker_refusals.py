@@ -24,7 +24,6 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "memory only": (gptq(shards=2), {"output": None}, "executor= needs output="),
     "one shard": (gptq(), {}, "shards=1 leaves all samples to one worker: give shards=16"),
     "another engine": (gptq(engine="optimum", shards=2), {}, "optimum works in one process: leave out executor"),
-    "one file": ("gguf", {}, "GGUF is made in one process: leave out executor"),
     "a copy on the Hub": ("nf4", {"resume_repo": "me/copy"}, "resume_repo='me/copy' needs a job with calibration"),
     "retries": (gptq(shards=2), {"retries": -1}, "retries must be"),
 }

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from qtoolkit.formats.base import Reader
-    from qtoolkit.formats.file_format import FileOfCodes, FilePlanner, LowRankChange, Unheld
+    from qtoolkit.formats.file_format import FilePlanner, LowRankChange
+    from qtoolkit.formats.file_of_codes import FileOfCodes, Unheld
     from qtoolkit.formats.layer_codes import LayerCodes
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.noted import Noted

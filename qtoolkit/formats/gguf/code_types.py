@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from qtoolkit.formats.file_format import Unheld
+from qtoolkit.formats.file_of_codes import Unheld
 from qtoolkit.formats.grouped import OUT_OF_ORDER
 from qtoolkit.formats.layer_codes import LayerCodes
 from qtoolkit.tensor.block_codes import BLOCK_SIZE, CENTERED, WITH_MINIMUM, BlockCodes

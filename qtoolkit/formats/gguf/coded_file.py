@@ -1,17 +1,18 @@
 """Plan a `.gguf` file whose blocks take over the codes of a quantized checkpoint, and write it tensor by tensor."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, Value, write_gguf
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.formats.file_format import FileOfCodes, Unheld
+from qtoolkit.formats.file_of_codes import FileOfCodes, FilePart, Unheld
 from qtoolkit.formats.gguf.code_types import bits_per_weight, has_exact_scales, type_of_codes
 from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, interleaved, plan_file
 from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, notes_on_header, tokenizer_of
@@ -27,6 +28,7 @@ from qtoolkit.tensor.block_types import BLOCK_TYPES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from qtoolkit.checkpoints.safetensors import StoredTensor
     from qtoolkit.models.checkpoint import Checkpoint
 
 
@@ -148,16 +150,38 @@ class CodedFile(FileOfCodes):
         self._rounded = " and ".join(_rounded_parts(coded))
         self.same = _same(self._rounded)
         self.notes = (*_notes(coded), *_plain_notes(checkpoint, plan, coded, plain), *named, *self._unneeded(asked))
+        self._planned = {tensor.entry.name: tensor for tensor in plan.tensors}
+        # What workers have made: bytes, uint8 [bytes], by the names of tensors, and what rounding changed in each part.
+        self._made: Mapping[str, StoredTensor | torch.Tensor] = {}
+        self._changed: tuple[_Change, ...] = ()
+
+    def parts(self) -> tuple[FilePart, ...]:
+        """See `FileOfCodes`."""
+        return self._plan.parts()
+
+    def make_part(self, part: FilePart) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See `FileOfCodes`: the values are the largest change, if there is one."""
+        changes: list[_Change] = []
+        tensors = {name: self._make(name, changes).reshape(-1) for name in part.tensors}
+        return tensors, asdict(_largest(changes)) if changes else {}
+
+    def with_made(
+        self, tensors: "Mapping[str, StoredTensor | torch.Tensor]", changes: Iterable[Mapping[str, Any]]
+    ) -> "CodedFile":
+        """See `FileOfCodes`."""
+        file = copy(self)
+        own = vars(file)
+        own["_made"] = tensors
+        own["_changed"] = tuple(_Change(**change) for change in changes if change)
+        return file
 
     def write(self, folder: Path, on_progress: OnProgress) -> tuple[str, ...]:
         """See `FileOfCodes`."""
-        planned = {tensor.entry.name: tensor for tensor in self._plan.tensors}
-        changes: list[_Change] = []
+        changes = [*self._changed]
         done = given_back = 0
 
         def make(entry: TensorEntry) -> torch.Tensor:
-            coded = self._coded.get(entry.name)
-            return planned[entry.name].made(self._read) if coded is None else self._packed(coded, changes)
+            return self._make(entry.name, changes)
 
         for entry in write_gguf(folder / self._file_name, self._plan.values, self._plan.entries, make):
             done += entry.nbytes
@@ -167,9 +191,16 @@ class CodedFile(FileOfCodes):
             on_progress(ProgressEvent("save", done, self.weight_bytes, "bytes", entry.name))
         if not changes:
             return ()
-        most = max(changes, key=lambda change: change.moved)
+        most = _largest(changes)
         told = f"lossy: rounding {self._rounded} to float16 moves weights by {most.moved:.1e} at most"
         return (f"{told}, {most.moved / (most.step or 1.0):.1%} of a step between codes, in {most.layer}",)
+
+    def _make(self, name: str, changes: list[_Change]) -> torch.Tensor:
+        """Return the bytes of a tensor, uint8; add to `changes` what rounding changes of it."""
+        if name in self._made:
+            return self._made[name][...]
+        coded = self._coded.get(name)
+        return self._planned[name].made(self._read) if coded is None else self._packed(coded, changes)
 
     def _read(self, name: str) -> torch.Tensor:
         """Return a tensor of the checkpoint that is not quantized."""
@@ -211,6 +242,11 @@ class CodedFile(FileOfCodes):
             {layer.bits for layer in one.layers} == {one.type_.bits} for one in self._coded.values()
         ):
             yield "wider: no codes are stored in larger ones"
+
+
+def _largest(changes: Iterable[_Change]) -> _Change:
+    """Return the largest of some changes, the first of those that are equal."""
+    return max(changes, key=lambda change: change.moved)
 
 
 def _shapes(

@@ -1,5 +1,6 @@
 """Plan a `.gguf` file from a model's config, shapes and tokenizer alone, and make the bytes of its tensors."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 from qtoolkit.checkpoints.gguf_architectures import Architecture, architecture_of, experts_of, kv_heads_of
 from qtoolkit.checkpoints.gguf_places import IN_ORDER, Order, order_of
 from qtoolkit.checkpoints.gguf_writing import TensorEntry, Value, gguf_bytes
+from qtoolkit.formats.file_of_codes import FilePart
 from qtoolkit.formats.gguf.differences import refuse_differences
 from qtoolkit.formats.gguf.mixes import MIXES, ModelShape, type_of
 from qtoolkit.formats.gguf.model_values import numbers_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # The version of the block types, `GGML_QNT_VERSION`.
 _QUANTIZATION_VERSION = 2
+_BLOCK = re.compile(r"blk\.\d+")
 # Buffers of checkpoints that are no weights.
 _BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
@@ -124,6 +127,17 @@ class FilePlan:
     def entries(self) -> tuple[TensorEntry, ...]:
         """Return the lines on its tensors."""
         return tuple(tensor.entry for tensor in self.tensors)
+
+    def parts(self) -> tuple[FilePart, ...]:
+        """Return the tensors of each block, and each of the others by itself."""
+        found: dict[str, list[TensorEntry]] = {}
+        for entry in self.entries:
+            block = _BLOCK.match(entry.name)
+            found.setdefault(block[0] if block else entry.name, []).append(entry)
+        return tuple(
+            FilePart(name, tuple(entry.name for entry in entries), sum(entry.nbytes for entry in entries))
+            for name, entries in found.items()
+        )
 
 
 def plan_file(

@@ -19,7 +19,8 @@ from qtoolkit.checkpoints.imatrix import Imatrix
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats.base import Sizes
 from qtoolkit.formats.file_format import FilePlanner
-from qtoolkit.formats.gguf.file_plan import FilePlan, plan_file
+from qtoolkit.formats.file_of_codes import FilePart
+from qtoolkit.formats.gguf.file_plan import FilePlan, PlannedTensor, plan_file
 from qtoolkit.formats.gguf.file_titles import file_name_of, general_texts, notes_on_header, tokenizer_of
 from qtoolkit.formats.gguf.given_types import fitting_types, left_alone, retyped, retyped_names
 from qtoolkit.formats.gguf.importance import check_importance, header_values, importance_of, notes_on_file
@@ -103,6 +104,8 @@ class GGUFPlanner(FilePlanner):
         self._measured: MeasuredImportance | None = None
         # By llama.cpp's names of tensors, and the numbers of experts.
         self._blocks: dict[str, dict[int | None, StoredTensor | torch.Tensor]] = {}
+        # Bytes that workers have made, uint8 [bytes], by llama.cpp's names of tensors.
+        self._made: Mapping[str, StoredTensor | torch.Tensor] = {}
 
     @cached_property
     def file_notes(self) -> tuple[str, ...]:
@@ -192,46 +195,77 @@ class GGUFPlanner(FilePlanner):
         own["file_notes"] = (*self.file_notes, *measured.notes, *check_importance(self.file.tensors, means))
         return planner
 
+    def parts(self) -> tuple[FilePart, ...]:
+        """See `FilePlanner`: nothing of a source whose tensors cannot be read one by one."""
+        return () if self._checkpoint.expand else self.file.parts()
+
+    def make_part(self, part: FilePart, device: str) -> dict[str, torch.Tensor]:
+        """See `FilePlanner`."""
+
+        def read(name: str) -> torch.Tensor:
+            return self._read(self._checkpoint.tensors, name).to(device)
+
+        return {name: self._made_of(self._written[name], read, device).cpu().reshape(-1) for name in part.tensors}
+
+    def with_made(self, tensors: "Mapping[str, StoredTensor | torch.Tensor]") -> "GGUFPlanner":
+        """See `FilePlanner`."""
+        planner = copy(self)
+        vars(planner)["_made"] = tensors
+        return planner
+
     def write(self, folder: Path, device: str, on_progress: OnProgress) -> Mapping[str, Any]:
         """See `FilePlanner`."""
         checkpoint = self._checkpoint
         tensors = checkpoint.expand() if checkpoint.expand else checkpoint.tensors
         total = checkpoint.weight_bytes
         done = given_back = 0
+        phase = "save" if self._made else "quantize"
 
         def read(name: str) -> torch.Tensor:
             nonlocal done
-            weight = tensors[name][...]
+            weight = self._read(tensors, name)
             done += weight.nbytes
-            check_finite(checkpoint.name, name, weight)
             return weight.to(device)
 
         def make(entry: TensorEntry) -> torch.Tensor:
             nonlocal done
             tensor = self._written[entry.name]
-            if entry.name not in self._blocks:
-                weights = importance_of(tensor, self._importance)
-                try:
-                    return tensor.made(read, None if weights is None else weights.to(device))
-                except OverflowError as error:
-                    raise UnsupportedModelError(
-                        f"{checkpoint.name} has weights in {entry.name} that no type of .gguf files with numbers in "
-                        f"float16 holds ({error}): take quant_type='BF16', or a folder"
-                    ) from error
-            done += prod(entry.shape) * checkpoint.dtype.itemsize
-            return tensor.joined(self._blocks[entry.name])
+            is_given = entry.name in self._made or entry.name in self._blocks
+            done += prod(entry.shape) * checkpoint.dtype.itemsize if is_given else 0
+            if entry.name in self._made:
+                return self._made[entry.name][...]
+            if entry.name in self._blocks:
+                return tensor.joined(self._blocks[entry.name])
+            return self._made_of(tensor, read, device)
 
         for entry in write_gguf(folder / self.file_name, self.file.values, self.file.entries, make):
             if done - given_back > GIVE_BACK_EVERY:
                 given_back = done
                 give_memory_back()
-            on_progress(ProgressEvent("quantize", min(done, total), total, "bytes", entry.name))
+            on_progress(ProgressEvent(phase, min(done, total), total, "bytes", entry.name))
         if self._measured is not None:
             self._measured.write(folder / IMATRIX)
         if self._modelfile:
             text = modelfile(self.file_name, tokenizer_of(checkpoint), checkpoint.config, checkpoint.generation_config)
             (folder / MODELFILE).write_text(text, encoding="utf-8")
         return {"quant_method": self.name, "quant_type": self._quant_type, "file": self.file_name}
+
+    def _read(self, tensors: Mapping[str, Any], name: str) -> torch.Tensor:
+        """Return a weight of the checkpoint; raises as `write`."""
+        weight: torch.Tensor = tensors[name][...]
+        check_finite(self._checkpoint.name, name, weight)
+        return weight
+
+    def _made_of(self, tensor: PlannedTensor, read: Callable[[str], torch.Tensor], device: str) -> torch.Tensor:
+        """Return the bytes of a tensor, uint8; see `PlannedTensor.made`."""
+        weights = importance_of(tensor, self._importance)
+        try:
+            return tensor.made(read, None if weights is None else weights.to(device))
+        except OverflowError as error:
+            raise UnsupportedModelError(
+                f"{self._checkpoint.name} has weights in {tensor.entry.name} that no type of .gguf files with numbers "
+                f"in float16 holds ({error}): take quant_type='BF16', or a folder"
+            ) from error
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: what is planned is written, not loaded."""
