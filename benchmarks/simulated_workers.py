@@ -9,43 +9,13 @@ many workers are less than a tenth faster than half of them.
 """
 
 import argparse
-import heapq
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-# As in `qtoolkit.stream.sharded_run`.
-SUMS_BYTES = 2**31
+from qtoolkit.measure.worker_rates import measure_rates
+from qtoolkit.planning.worker_times import Group, Layout, SharedJob, job_seconds, kept_bytes, shared_bytes
+
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-class Group(NamedTuple):
-    """Layers that share their inputs: how many such groups a block has, their inputs and outputs.
-
-    `share` is the part of all tokens that each group sees.
-    """
-
-    copies: int
-    inputs: int
-    outputs: int
-    share: float = 1.0
-
-
-class Layout(NamedTuple):
-    """The shape of a model: how many blocks of which stages of groups, and its width."""
-
-    name: str
-    blocks: int
-    width: int
-    stages: tuple[tuple[Group, ...], ...]
-
-    def block_bytes(self) -> int:
-        """Return the bytes of a block's weights in 16 bits."""
-        return 2 * sum(group.copies * group.inputs * group.outputs for stage in self.stages for group in stage)
 
 
 def dense(name: str, blocks: int, width: int, kv: int, inner: int) -> Layout:
@@ -78,94 +48,6 @@ LAYOUTS = (
 )
 
 
-class Rates(NamedTuple):
-    """What one process does in a second: products and factors in operations, files in bytes."""
-
-    multiply: float
-    factor: float
-    read: float
-    write: float
-
-
-class Task(NamedTuple):
-    """What a task costs: seconds of work, and bytes that it reads and writes in the shared folder."""
-
-    seconds: float
-    nbytes: float
-
-
-def measured_rates() -> Rates:
-    """Measure this machine in CPU seconds, so that other programs change little; a second or two."""
-
-    def seconds(call: Callable[[], object]) -> float:
-        call()
-        start = time.process_time()
-        call()
-        return (time.process_time() - start) / torch.get_num_threads()
-
-    size = 1024
-    square = torch.randn(size, size)
-    positive = square @ square.T + size * torch.eye(size)
-    multiply = 2 * size**3 / seconds(lambda: square @ square)
-    factor = size**3 / 3 / seconds(lambda: torch.linalg.cholesky(positive))
-    data = bytes(2**26)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "data"
-        write = len(data) / seconds(lambda: file.write_bytes(data))
-        read = len(data) / seconds(file.read_bytes)
-    return Rates(multiply, factor, read, write)
-
-
-def runs_of(layout: Layout) -> Iterator[tuple[Group, ...]]:
-    """Yield the groups that are summed up in one run through the block: so many experts as 2 GB of sums hold."""
-    for stage in layout.stages:
-        for group in stage:
-            most = max(1, SUMS_BYTES // (4 * group.inputs**2))
-            for first in range(0, group.copies, most):
-                yield (group._replace(copies=min(most, group.copies - first)),)
-
-
-def stages_of(layout: Layout, rates: Rates, *, tokens: int, shards: int) -> Iterator[list[Task]]:
-    """Yield the stages of one block, each the tasks that wait for those of the stage before."""
-    part = tokens / shards
-    hidden = 2 * part * layout.width
-    # Twice: what the quantized model and the full-precision model make of it (qep_alpha).
-    forward = 2 * sum(
-        2 * part * group.copies * group.share * group.inputs * group.outputs
-        for stage in layout.stages
-        for group in stage
-    )
-    for stage in runs_of(layout):
-        sums = sum(2 * 4 * group.copies * group.inputs**2 for group in stage)
-        products = sum(2 * 2 * part * group.copies * group.share * group.inputs**2 for group in stage)
-        seconds = (forward + products) / rates.multiply + 2 * hidden / rates.read + sums / rates.write
-        yield [Task(seconds, 2 * hidden + sums)] * shards
-        yield [
-            Task(
-                2 * group.inputs**3 / rates.factor
-                # Solved once, and refined three times.
-                + 8 * group.outputs * group.inputs**2 / rates.multiply
-                + shards * 8 * group.inputs**2 / rates.read,
-                shards * 8 * group.inputs**2 + group.inputs * group.outputs / 2,
-            )
-            for group in stage
-            for _ in range(group.copies)
-        ]
-    yield [Task(forward / rates.multiply + hidden / rates.read + 2 * hidden / rates.write, 4 * hidden)] * shards
-
-
-def simulated(layout: Layout, rates: Rates, workers: int, *, network: float, tokens: int, shards: int) -> float:
-    """Return the seconds of a job: of each stage the last worker's, or the network's where that takes longer."""
-    read = layout.block_bytes() * min(workers, shards)
-    seconds = max(layout.block_bytes() / rates.read, read / network)
-    for stage in stages_of(layout, rates, tokens=tokens, shards=shards):
-        free = [0.0] * min(workers, len(stage))
-        for task in stage:
-            heapq.heappush(free, heapq.heappop(free) + task.seconds)
-        seconds += max(*free, sum(task.nbytes for task in stage) / network, 0.0)
-    return seconds * layout.blocks
-
-
 def main() -> None:
     """Print a table for each layout."""
     parser = argparse.ArgumentParser()
@@ -173,25 +55,23 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128 * 2048)
     parser.add_argument("--shards", type=int, default=32)
     given = parser.parse_args()
-    rates = measured_rates()
+    rates = measure_rates()
+    threads = torch.get_num_threads()
+    rates = rates._replace(multiply=threads * rates.multiply, factor=threads * rates.factor)
+    job = SharedJob(given.tokens, given.shards)
     print(
-        f"{torch.get_num_threads()} threads: {rates.multiply / 1e9:.0f} GFLOP/s, factors {rates.factor / 1e9:.0f}, "
+        f"{threads} threads: {rates.multiply / 1e9:.0f} GFLOP/s, factors {rates.factor / 1e9:.0f}, "
         f"reads {rates.read / 1e9:.1f} GB/s, writes {rates.write / 1e9:.1f} GB/s"
     )
     for layout in LAYOUTS:
-        stages = [*stages_of(layout, rates, tokens=given.tokens, shards=given.shards)]
-        moved = layout.blocks * sum(task.nbytes for stage in stages for task in stage)
-        sums = max(8 * group.copies * group.inputs**2 for (group,) in runs_of(layout))
-        part = 4 * given.tokens / given.shards * layout.width
-        memory = layout.block_bytes() + sums + part
+        moved = shared_bytes(layout, job)
         print(
-            f"{layout.name}: {memory / 1e9:.1f} GB of memory a worker; {given.shards * (sums + part) / 1e9:.0f} GB of "
-            f"disk in the shared folder; {moved / 1e12:.1f} TB through it, and {layout.block_bytes() / 1e9:.1f} GB of "
-            "weights a block and worker"
+            f"{layout.name}: {kept_bytes(layout, job) / 1e9:.0f} GB of disk in the shared folder; {moved / 1e12:.1f} "
+            f"TB through it, and {layout.block_bytes() / 1e9:.1f} GB of weights a block and worker"
         )
         before = 0.0
         for workers in WORKERS:
-            seconds = simulated(layout, rates, workers, network=given.network, tokens=given.tokens, shards=given.shards)
+            seconds = job_seconds(layout, rates, job, workers, network=given.network)
             end = " no more" if before and seconds > 0.9 * before else ""
             print(f"  {workers:4} workers {seconds / 3600:10.1f} h{end}")
             before = seconds

@@ -1,10 +1,11 @@
-"""What two workers cost and save: CPU seconds and wall time of GPTQ on SmolLM2-135M, in one process and in two.
+"""What workers cost and save: CPU seconds and wall time of GPTQ on SmolLM2-135M, in one process, two and four.
 
     OMP_NUM_THREADS=1 python -m benchmarks.workers MODEL [--samples 32] [--seq-len 256] [--shards 8] [--blocks 6]
 
 Each process has one thread. Times are from the first block to the last, without what a job reads and saves before and
 after, and without the start of the workers, which is done before. The first line has all samples in one shard, as a
-job without shards has; all others have the same shards, and must give the same bytes.
+job without shards has; all others have the same shards, and must give the same bytes. Behind each number of workers
+stands how much faster it was than one, and how much faster the simulation says, of no more workers than there are cores.
 """
 
 import argparse
@@ -22,8 +23,10 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 import qtoolkit as qt
+from qtoolkit.measure.cpu import num_cores
 from qtoolkit.records import ProgressEvent
 
+WORKERS = (1, 2, 4)
 TEXTS = [
     f"The {number}th boat of the harbour carries {number * 7} lamps and a bell of brass." for number in range(4000)
 ]
@@ -96,18 +99,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = first_blocks(given.model, folder, given.blocks)
-        ways: list[tuple[str, Any, qt.GPTQ]] = [
-            ("1 process, 1 shard", None, qt.GPTQ(group_size=64, **options)),
-            (f"1 process, {given.shards} shards", None, config),
+        ways = [
+            ("1 process, 1 shard", qt.GPTQ(group_size=64, **options)),
+            (f"1 process, {given.shards} shards", config),
         ]
-        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-            # Imports are no part of the work: a small job before it.
-            small = qt.GPTQ(group_size=64, shards=4, **options | {"num_samples": 4, "seq_len": 32})
-            qt.quantize(model, small, output=folder / "warm", device="cpu", executor=executor)
-            ways.append((f"2 workers, {given.shards} shards", executor, config))
-            for number, (title, pool, own) in enumerate(ways):
-                wall, cpu, digest = measure(model, own, folder / str(number), pool, 2)
-                print(f"{title:24} {wall:7.1f} s wall  {cpu:7.1f} s CPU  {digest}", flush=True)
+        for number, (title, config_here) in enumerate(ways):
+            wall, cpu, digest = measure(model, config_here, folder / str(number), None, 1)
+            print(f"{title:24} {wall:7.1f} s wall  {cpu:7.1f} s CPU  {digest}", flush=True)
+        sharing = qt.plan(model, config, workers=max(WORKERS), device="cpu").sharing
+        assert sharing is not None
+        simulated = dict(zip(sharing.counts, sharing.seconds, strict=True))
+        alone = 0.0
+        for count in WORKERS:
+            with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as executor:
+                # Imports are no part of the work: a small job before it.
+                small = qt.GPTQ(group_size=64, shards=4, **options | {"num_samples": 4, "seq_len": 32})
+                qt.quantize(model, small, output=folder / f"warm-{count}", device="cpu", executor=executor)
+                wall, cpu, digest = measure(model, config, folder / f"of-{count}", executor, count)
+            alone = alone or wall
+            faster = (
+                f"{alone / wall:.2f} times as fast, simulated {simulated[1] / simulated[min(count, num_cores())]:.2f}"
+            )
+            title = f"{count} workers, {given.shards} shards"
+            print(f"{title:24} {wall:7.1f} s wall  {cpu:7.1f} s CPU  {digest}  {faster}", flush=True)
 
 
 if __name__ == "__main__":

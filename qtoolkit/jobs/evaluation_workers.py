@@ -121,9 +121,8 @@ def run_shared_evaluation(request: EvaluateRequest) -> QualityReport:
         done = sum(len(part.losses) for number, part in found.items() if number < parts)
         on_progress(ProgressEvent("evaluate", done, count, "windows", candidate.scorer.name))
 
-    for number, part in workers.run(measure_part, calls, report):
-        found[number] = part
-        report()
+    for answer in workers.run(measure_part, calls, report):
+        found.update([answer])
     losses = [window for number in range(parts) for window in found[number].losses]
     name = reference.scorer.name if reference else None
     result = quality_report(windows, losses, model=candidate.scorer.name, base=name)

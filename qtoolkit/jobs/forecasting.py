@@ -4,16 +4,19 @@ from qtoolkit.files import absolute, current_folder
 from qtoolkit.jobs.bit_budget import meet_target, needs_measuring, refuse_without_weights
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.quantizing import refuse_quantized
+from qtoolkit.measure.cpu import num_cores
 from qtoolkit.measure.guard import explained
 from qtoolkit.measure.host import this_machine
 from qtoolkit.measure.peak import resident_memory
 from qtoolkit.measure.speed import measure_speed
+from qtoolkit.measure.worker_rates import measure_rates
 from qtoolkit.methods import resolve_config
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.planning.machines import find_profile
 from qtoolkit.planning.planner import plan_with_advice
 from qtoolkit.planning.recommend import recommend
+from qtoolkit.planning.shared_out import with_workers
 from qtoolkit.records import Machine, Plan, Recommendation, Speed, ignore_progress
 from qtoolkit.requests import ModelSource, PlanRequest, RecommendRequest
 from qtoolkit.stream.staging import check_output
@@ -48,7 +51,7 @@ def run_plan(request: PlanRequest) -> Plan:
         on_progress=ignore_progress,
         measuring_device=resolve_device("auto") if profile else device,
     )
-    return plan_with_advice(
+    planned = plan_with_advice(
         checkpoint.with_notes(*met.notes),
         met.config,
         device,
@@ -58,7 +61,16 @@ def run_plan(request: PlanRequest) -> Plan:
         batch_size=request.batch_size,
         measures=met.num_measured,
         for_=request.for_,
-    ).plan
+    )
+    if request.workers is None:
+        return planned.plan
+    # What a profile says of a machine does not tell how fast one of its cores is.
+    return with_workers(
+        planned,
+        request.workers,
+        None if profile or device != "cpu" else measure_rates(),
+        cores=0 if profile else num_cores(),
+    )
 
 
 @explained("planning", _ADVICE)

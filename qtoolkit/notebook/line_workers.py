@@ -41,16 +41,35 @@ def with_workers(options: Mapping[str, Any], given: Mapping[str, Any]) -> Iterat
         yield dict(options)
 
 
+def with_count(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a plan, whose `workers` is a number, as a line gives them.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return {name: _count_of(value) if name == "workers" else value for name, value in options.items()}
+
+
+def _count_of(text: str) -> int:
+    """Read how many workers a line asks for.
+
+    Raises:
+        ConfigError: the text is no number, or too many.
+    """
+    if not text.isdecimal() or not 0 < int(text) <= _MOST:
+        raise ConfigError(f"--workers must be a number of processes from 1 to {format_count(_MOST)}, got {text!r}")
+    return int(text)
+
+
 @contextmanager
 def _processes(text: str) -> Iterator[ProcessPoolExecutor]:
     """Start processes of one thread each, so that results are the same for any number of them."""
-    if not text.isdecimal() or not 0 < int(text) <= _MOST:
-        raise ConfigError(f"--workers must be a number of processes from 1 to {format_count(_MOST)}, got {text!r}")
+    count = _count_of(text)
     from qtoolkit.jobs.executor_tasks import take_one_thread
 
     # Forking a kernel, which has threads, may hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(int(text), mp_context=context, initializer=take_one_thread)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=take_one_thread)
     try:
         yield pool
     finally:

@@ -18,7 +18,7 @@ from qtoolkit import records, requests
 from qtoolkit.errors import ConfigError
 from qtoolkit.notebook.cell import run_body, value_of
 from qtoolkit.notebook.help import asks_for_help, helped_by
-from qtoolkit.notebook.line_workers import with_workers
+from qtoolkit.notebook.line_workers import with_count, with_workers
 from qtoolkit.notebook.lines import MagicLine, read_line
 from qtoolkit.notebook.magic_errors import short_errors
 from qtoolkit.notebook.progress import Progress, open_progress
@@ -339,7 +339,7 @@ class QuantizeMagics(Magics):
         with self._progress(f"plan of {line.words[0]}"):
             from qtoolkit.api import plan
 
-            return plan(model, line.configs[0], **line.options_of(requests.PlanRequest))
+            return plan(model, line.configs[0], **with_count(line.options_of(requests.PlanRequest)))
 
     def _progress(self, title: str) -> Progress:
         return open_progress(self.progress, self.shell, title)

@@ -31,7 +31,8 @@ NOT_IN_A_PANEL = {
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
     **dict.fromkeys(
-        ("resume_repo", "retries", "seq_len", "stride", "noise_floor", "speed", "context", "batch_size"), _RARE
+        ("resume_repo", "retries", "seq_len", "stride", "noise_floor", "speed", "context", "batch_size", "workers"),
+        _RARE,
     ),
     "frontier": _RARE,
 }

@@ -29,9 +29,9 @@ _TOKEN_BYTES = 150
 PROBE_TOKENS = 32
 
 # Measured on Linux, x86-64, torch 2.13, transformers 5.23, tokenizers 0.22, bitsandbytes 0.50: resident bytes.
-_FRESH_PROCESS = 400_000_000
+FRESH_PROCESS = 400_000_000
 _CUDA_PROCESS = 1_000_000_000
-_FIRST_USE = 17_000_000
+FIRST_USE = 17_000_000
 # 20 MB for NF4 and absmax, 23 to 40 for int8, in addition to the other terms.
 _FIRST_PRODUCTS = Term("code and buffers of first products", 40_000_000, "measured on SmolLM2-135M")
 # Memory as multiples of the size of tokenizer.json, measured for vocabularies of 49,152 and 262,144: once it is loaded,
@@ -57,13 +57,13 @@ def base_terms(
     if on_this_machine:
         terms = [Term("this process now", rss, "resident memory when the plan was made")]
     else:
-        terms = [Term("a fresh process", _FRESH_PROCESS, "with torch and transformers imported, measured on Linux")]
+        terms = [Term("a fresh process", FRESH_PROCESS, "with torch and transformers imported, measured on Linux")]
         if device != "cpu":
             terms.append(Term("CUDA in main memory", _CUDA_PROCESS, "assumed, no GPU was there to measure it"))
     for name in packages:
         if name in RESIDENT_BYTES and not (on_this_machine and name in sys.modules):
             terms.append(Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported"))
-    terms.append(Term("code and buffers of first use", _FIRST_USE, "measured: pages of torch's libraries"))
+    terms.append(Term("code and buffers of first use", FIRST_USE, "measured: pages of torch's libraries"))
     if checkpoint.stored_as:
         size = expanding_bytes(checkpoint.tensors)
         terms.append(Term("weights while they are expanded", size, f"from {checkpoint.stored_as}, some rows at a time"))

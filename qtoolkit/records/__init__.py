@@ -27,6 +27,7 @@ from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport
 from qtoolkit.records.verification import Check, OnCheck, Verification
+from qtoolkit.records.worker_plan import WorkerPlan
 
 __all__ = [
     "FULL_PRECISION",
@@ -80,6 +81,7 @@ __all__ = [
     "Term",
     "Unmeasured",
     "Verification",
+    "WorkerPlan",
     "by_size",
     "ignore_progress",
     "in_order",

@@ -11,6 +11,7 @@ from qtoolkit.records.machine import Machine
 from qtoolkit.records.memory import footprint_bars, footprints
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.reading import Reading
+from qtoolkit.records.worker_plan import WorkerPlan
 from qtoolkit.units import bits_per_weight, format_bytes
 
 
@@ -59,10 +60,11 @@ class Plan(JobRecord):
         notes: what was assumed.
         readings: what each program that is known to load models says of the result; empty for an unknown format.
         for_reader: the program that the result is made for, "vllm" or "vllm==0.10"; empty for none in particular.
+        sharing: what workers that share the job out need; None where one process does it.
     """
 
     schema_version: ClassVar[int] = 2
-    added_fields: ClassVar[frozenset[str]] = JobRecord.added_fields | {"readings", "for_reader"}
+    added_fields: ClassVar[frozenset[str]] = JobRecord.added_fields | {"readings", "for_reader", "sharing"}
 
     footprint_after: int
     disk_after: int
@@ -75,6 +77,7 @@ class Plan(JobRecord):
     notes: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
     for_reader: str = ""
+    sharing: WorkerPlan | None = None
 
     @property
     def reading(self) -> Reading | None:
@@ -158,6 +161,7 @@ class Plan(JobRecord):
             *(Row(f"phase {name}", phase.summary()) for name, phase in self._named_phases()),
             Row("peak resident memory", format_bytes(self.peak_rss), self._fullest("peak_rss")),
             *((peak_vram,) if self.peak_vram else ()),
+            *(self.sharing.rows() if self.sharing else ()),
             Row("to use the result", self.inference.summary(), self.inference.name),
             *(
                 Row("would fit" if advice.fits else "would not fit", advice.change, advice.peaks())

@@ -24,3 +24,10 @@ class PlanRequest(OutputFolder, ForReader, OnDevice, ModelSource, PlannedUse):
         None, help="folder that would be made", empty="one in the current folder", metavar="DIR"
     )
     batch_size: int = option(1, help="sequences for which using the result is planned", unit="sequences", least=1)
+    workers: int | None = option(
+        None,
+        help="workers of one thread, which would share the job out: what each needs, and how long they take",
+        empty="this process",
+        unit="workers",
+        least=1,
+    )

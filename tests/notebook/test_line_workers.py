@@ -92,6 +92,13 @@ def test_a_scheduler_that_does_not_answer(
     assert not given
 
 
+def test_a_plan_takes_the_number_of_workers_alone(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "plan", lambda model, config, **options: options)
+    assert run(shell, "%qplan folder --method nf4 --workers 4") == {"workers": 4}
+    with pytest.raises(MagicError, match=r"--workers must be a number of processes .*, got 'x'"):
+        run(shell, "%qplan folder --method nf4 --workers x")
+
+
 def test_one_thread_is_left_to_torch() -> None:
     import torch
 

@@ -20,7 +20,7 @@ SIGNATURES = {
     f"executor: Executor | None = None, retries: int = 2, {FOR}, on_progress: {PROGRESS}) -> QuantizedModel",
     "plan": "(model: Any, config: MethodConfig | str | Any, *, device: str = 'auto', "
     f"output: {PATH} | None = None, {SOURCE}, machine: str | Machine | None = None, context: int = 4096, "
-    f"batch_size: int = 1, {FOR}) -> Plan",
+    f"batch_size: int = 1, workers: int | None = None, {FOR}) -> Plan",
     "load": f"(model: {PATH}, *, device: str = 'auto', dtype: str | torch.dtype = 'auto', {SOURCE}) "
     "-> QuantizedModel | PreTrainedModel",
     "evaluate": f"(model: Any, *, base: Any | None = None, {TEXT}, noise_floor: bool = False, speed: bool = True, "
