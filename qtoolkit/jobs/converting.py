@@ -14,14 +14,23 @@ from qtoolkit.checkpoints import folder as folders
 from qtoolkit.checkpoints.config_ages import with_both_ages
 from qtoolkit.checkpoints.config_limits import without_code
 from qtoolkit.checkpoints.layer_values import heads_of
-from qtoolkit.checkpoints.safetensors import StoredTensor
-from qtoolkit.errors import CheckpointError, ConfigError, DiskFullError, UnsupportedModelError
+from qtoolkit.errors import ConfigError, DiskFullError, UnsupportedModelError
 from qtoolkit.files import path_of
-from qtoolkit.formats import FileFormat, GroupedFormat, LayersFormat, Unheld, conversion_targets, side_files_of
+from qtoolkit.formats import FileFormat, GroupedFormat, LayersFormat, conversion_targets, side_files_of
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.conversion_receipts import write_conversion_receipt
+from qtoolkit.jobs.converted_parts import (
+    CodedBlocks,
+    ConvertedParts,
+    RecodedBlocks,
+    SharedConversion,
+    all_tensors,
+    file_of,
+    find_target,
+)
 from qtoolkit.jobs.convertible import Convertible, read_convertible
-from qtoolkit.jobs.recoded import Recoded, inputs_notes, recode, refusal
+from qtoolkit.jobs.recoded import Recoded, inputs_notes, recode
+from qtoolkit.jobs.shared_parts import MadeParts, refuse_without_room
 from qtoolkit.measure.disk import disk_size, free_disk
 from qtoolkit.measure.guard import explained
 from qtoolkit.methods import config_of_checkpoint, stored_of
@@ -48,7 +57,7 @@ _MOST_NAMED = 4
 def run_conversion(request: ConvertRequest) -> Conversion:
     """Convert a model, as `qtoolkit.convert` describes."""
     started = time.monotonic()
-    target, layout = _find_target(request.format)
+    target, layout = find_target(request.format)
     folder = path_of(request.output, "output")
     refuse_own_source(request.model, folder)
     check_output(folder, overwrite=request.overwrite)
@@ -66,11 +75,15 @@ def run_conversion(request: ConvertRequest) -> Conversion:
             f"{folder} will hold {format_bytes(planned.nbytes)}, and {format_bytes(free_disk(folder))} are free: "
             "free some room, or name an output on another disk"
         )
+    shared = None if request.executor is None else SharedConversion(request, source, layout, planned.parts)
+    if shared is not None:
+        refuse_without_room(folder, planned.nbytes)
     note = f"converted from {source.layout} to {layout}: {planned.same}"
     told = (*planned.notes, *_notes_on_left(stored), *_notes_on_readers(source, stored))
-    with staged(folder, overwrite=request.overwrite) as partial:
+    with staged(folder, overwrite=request.overwrite, resume=shared is not None and shared.goes_on) as partial:
+        made = None if shared is None else shared.make(partial)
         beside = _write_beside(source, planned.values, planned.config_entries, partial)
-        changes = planned.write(partial, request.report)
+        changes = planned.write(partial, request.report, made)
         notes = (note, *told, *changes, *beside)
         if planned.file_bytes is None:
             check_opens(partial)
@@ -112,7 +125,8 @@ class _Planned:
         same: what stays as it is.
         notes: what was decided, one line each.
         lossy: whether something is rounded.
-        write: writes the weights into a folder, and returns what rounding has changed.
+        parts: what workers can make of them.
+        write: writes the weights into a folder, given what workers have made, and returns what rounding has changed.
         file_bytes: what a program maps of a result that is one file of another program; None for others.
     """
 
@@ -123,7 +137,8 @@ class _Planned:
     same: str
     notes: tuple[str, ...]
     lossy: bool
-    write: Callable[[Path, OnProgress], tuple[str, ...]]
+    parts: ConvertedParts
+    write: Callable[[Path, OnProgress, MadeParts | None], tuple[str, ...]]
     file_bytes: int | None = None
 
 
@@ -143,8 +158,8 @@ def _plan(
     recoded = recode(source, target, layout, lossy=request.lossy)
     described = _described(source, recoded)
 
-    def write(folder: Path, on_progress: OnProgress) -> tuple[str, ...]:
-        write_parts(described, _parts(source, recoded), folder, on_progress)
+    def write(folder: Path, on_progress: OnProgress, made: MadeParts | None) -> tuple[str, ...]:
+        write_parts(described, all_tensors(source, recoded, made), folder, on_progress)
         return _changes(source, recoded, folder) if recoded.lossy else ()
 
     return _Planned(
@@ -155,17 +170,18 @@ def _plan(
         same="codes and scales are the same numbers" if recoded.lossy else _SAME,
         notes=recoded.notes,
         lossy=recoded.lossy,
+        parts=RecodedBlocks(source, recoded),
         write=write,
     )
 
 
 def _plan_file(source: Convertible, target: FileFormat, layout: str, request: ConvertRequest) -> _Planned:
     """See `_plan`: a file of another program."""
-    file = target.file_of_codes(
-        source.checkpoint, source.model, source.layers, lossy=request.lossy, wider=request.wider
-    )
-    if isinstance(file, Unheld):
-        raise refusal(source, layout, file.reason, file.ways)
+    file = file_of(source, target, layout, lossy=request.lossy, wider=request.wider)
+
+    def write(folder: Path, on_progress: OnProgress, made: MadeParts | None) -> tuple[str, ...]:
+        return (file if made is None else file.with_made(made.tensors(), made.facts)).write(folder, on_progress)
+
     return _Planned(
         values=file.values,
         config_entries={"quantization_config": dict(file.values)},
@@ -174,21 +190,10 @@ def _plan_file(source: Convertible, target: FileFormat, layout: str, request: Co
         same=file.same,
         notes=(*file.notes, *inputs_notes(source)),
         lossy=file.lossy,
-        write=file.write,
+        parts=CodedBlocks(file),
+        write=write,
         file_bytes=file.weight_bytes,
     )
-
-
-def _find_target(name: str) -> tuple[GroupedFormat | LayersFormat | FileFormat, str]:
-    """Return the format of this name, and its layout.
-
-    Raises:
-        ConfigError: no format of this name takes over codes.
-    """
-    targets = conversion_targets()
-    if name not in targets:
-        raise ConfigError(f"format must be one of {', '.join(targets)}, got {name!r:.40}")
-    return targets[name]
 
 
 def _refuse_unread(source: Convertible, planned: _Planned, for_: str | None) -> Stored:
@@ -277,21 +282,6 @@ def _described(source: Convertible, recoded: Recoded) -> dict[str, torch.Tensor]
         for own, (shape, dtype) in recoded.tensors[name].tensors().items():
             result[f"{source.layers[name].name}.{own}"] = torch.empty(shape, dtype=dtype, device="meta")
     return result
-
-
-def _parts(source: Convertible, recoded: Recoded) -> Iterator[Mapping[str, torch.Tensor | StoredTensor]]:
-    """Yield the tensors of the result, those of one layer at one time; what is not quantized as it lies in the file."""
-    for name, codes in source.layers.items():
-        try:
-            tensors = recoded.tensors[name].recode(codes.codes())
-        except ValueError as error:
-            raise CheckpointError(f"{codes.name} of {source.checkpoint.name} is damaged: {error}") from error
-        yield {f"{codes.name}.{key}": tensor for key, tensor in tensors.items()}
-        del tensors  # before the next layer is read
-    taken = {f"{codes.name}.{key}" for codes in source.layers.values() for key in codes.layer.tensors.tensors()}
-    for key, tensor in source.checkpoint.tensors.items():
-        if key not in taken:
-            yield {key: tensor}
 
 
 def _changes(source: Convertible, recoded: Recoded, folder: Path) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ def convert_adapter(request: ConvertRequest) -> Conversion:
     """Convert an adapter, as `qtoolkit.convert` describes."""
     started = time.monotonic()
     source, folder = path_of(request.model, "model"), path_of(request.output, "output")
+    if request.executor is not None:
+        raise ConfigError(f"{source.name} is an adapter, which is converted in one process: leave out executor")
     target = get_format(request.format) if request.format in available_formats() else None
     if not isinstance(target, FileFormat):
         raise ConfigError(

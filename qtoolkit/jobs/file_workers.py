@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-from qtoolkit.errors import DiskFullError, UnsupportedModelError
+from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.formats import FilePart, FilePlanner
 from qtoolkit.jobs.shard_workers import ExecutorWorkers
-from qtoolkit.jobs.shared_parts import folder_for_workers, make_parts, recipe_of
-from qtoolkit.measure.disk import free_disk
+from qtoolkit.jobs.shared_parts import folder_for_workers, make_parts, recipe_of, refuse_without_room
 from qtoolkit.methods import Method, MethodConfig, Outcome, get_method
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import OnProgress, Plan
 from qtoolkit.stream.journal import JournalLocation
-from qtoolkit.units import format_bytes
 
 
 def round_in_parts(
@@ -67,23 +65,6 @@ def round_in_parts(
             on_progress=on_progress,
         )
     return Outcome(None, notes=(*planner.file_notes, *made.notes), file=planner.with_made(made.tensors()))
-
-
-def refuse_without_room(folder: Path, nbytes: int) -> None:
-    """Refuse a job whose tensors will lie beside its result until that is complete.
-
-    Args:
-        folder: on the disk of both.
-        nbytes: of the tensors.
-
-    Raises:
-        DiskFullError: there is no room for both.
-    """
-    if 2 * nbytes > free_disk(folder):
-        raise DiskFullError(
-            f"workers leave {format_bytes(nbytes)} beside the result, of the same size, until it is complete, and "
-            f"{format_bytes(free_disk(folder))} are free: free some room, or name an output on another disk"
-        )
 
 
 def _with_copies(config: MethodConfig, folder: Path) -> MethodConfig:

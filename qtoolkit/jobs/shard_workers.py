@@ -24,7 +24,7 @@ from qtoolkit.jobs.executor_tasks import answers, dask_status
 from qtoolkit.jobs.held import Held
 from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.requests import EvaluateRequest, ModelSource, QuantizeRequest
+from qtoolkit.requests import ConvertRequest, EvaluateRequest, ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
 from qtoolkit.stream.shards import ShardedJob, Task
 
@@ -52,7 +52,7 @@ class ExecutorWorkers:
 
     def __init__(
         self,
-        request: QuantizeRequest | EvaluateRequest,
+        request: ConvertRequest | EvaluateRequest | QuantizeRequest,
         checkpoint: Checkpoint,
         *,
         opens: Callable[[], Checkpoint] | None = None,

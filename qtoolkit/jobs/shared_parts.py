@@ -10,14 +10,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from qtoolkit.checkpoints.safetensors import StoredTensor, read_tensors
+from qtoolkit.errors import DiskFullError
 from qtoolkit.files import sha256_of
 from qtoolkit.jobs.held import Held
 from qtoolkit.jobs.shard_workers import ExecutorWorkers, naming_worker
+from qtoolkit.measure.disk import free_disk
 from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods import MethodConfig
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.journal import Fits, Journal, JournalLocation
+from qtoolkit.units import format_bytes
 
 
 class Parts(Protocol):
@@ -74,6 +77,7 @@ def make_parts(
     absent: Mapping[str, Any] = MappingProxyType({}),
     fits: Fits = lambda tensors, facts: True,
     on_progress: OnProgress,
+    phase: str = "quantize",
 ) -> MadeParts:
     """Make the parts of a result on workers, those that the journal does not have yet.
 
@@ -85,6 +89,7 @@ def make_parts(
         recipe, absent: as for `Journal`.
         fits: as for `Journal.read`.
         on_progress: called when a part is made, and twice a second; it may raise `JobCancelled`.
+        phase: of the job, as it is called there.
 
     Raises:
         QToolkitError: a task failed; parts that are made are kept.
@@ -93,7 +98,7 @@ def make_parts(
     facts = {number: found.facts for number in range(len(names)) if (found := journal.read(number, fits))}
 
     def report(what: str = "") -> None:
-        on_progress(ProgressEvent("quantize", len(facts), len(names), "blocks", what))
+        on_progress(ProgressEvent(phase, len(facts), len(names), "blocks", what))
 
     report()
     job = PartsJob(opens, location.folder, recipe, absent, secrets.token_hex(8))
@@ -154,3 +159,20 @@ def recipe_of(checkpoint: Checkpoint, config: MethodConfig) -> dict[str, Any]:
         "weights": checkpoint.fingerprint(),
         "dtype": str(checkpoint.dtype),
     }
+
+
+def refuse_without_room(folder: Path, nbytes: int) -> None:
+    """Refuse a job whose tensors will lie beside its result until that is complete.
+
+    Args:
+        folder: on the disk of both.
+        nbytes: of the tensors.
+
+    Raises:
+        DiskFullError: there is no room for both.
+    """
+    if 2 * nbytes > free_disk(folder):
+        raise DiskFullError(
+            f"workers leave {format_bytes(nbytes)} beside the result, of the same size, until it is complete, and "
+            f"{format_bytes(free_disk(folder))} are free: free some room, or name an output on another disk"
+        )

@@ -98,7 +98,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
         body_hint="; options of a method go into the body of a %%qfrontier cell",
     ),
     "qconvert": MagicSyntax(
-        (*request_options(ConvertRequest), _DEBUG),
+        (*request_options(ConvertRequest), *_WORKERS, _DEBUG),
         words=("MODEL", "FORMAT", "FOLDER"),
         body_hint="; format and folder stand alone: `%qconvert MODEL FORMAT FOLDER`",
     ),

@@ -213,13 +213,13 @@ class QuantizeMagics(Magics):
           %qconvert small mlx small-mlx
           conversion = %qconvert someone/model-AWQ compressed-tensors for-vllm --for vllm
 
-        First the model: a folder, a Hub id, or a variable that holds one of these; then the format, one of
-        `qt.available_formats()`; then the folder that is made.
+        First the model (folder, Hub id or variable), then a format of `qt.available_formats()`, then the new folder.
         """
         given = read_line("qconvert", line)
         name, stored_as, folder = given.words
-        options = given.options_of(requests.ConvertRequest)
-        with self._progress(f"{name} to {stored_as}") as on_progress:
+        options = given.options_of(requests.ConvertRequest, partial(self._named, local_ns=local_ns))
+        progress = self._progress(f"{name} to {stored_as}")
+        with progress as on_progress, with_workers(options, given.options) as options:
             from qtoolkit.api import convert
 
             return convert(self._named(name, local_ns), stored_as, folder, **options, on_progress=on_progress)

@@ -1,9 +1,11 @@
 """Define the options of `qtoolkit.convert`."""
 
+from concurrent.futures import Executor
 from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.requests.executors import RETRIES, as_executor
 from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import HubSource, WithProgress
 from qtoolkit.requests.option_field import describe, option
@@ -35,9 +37,18 @@ class ConvertRequest(ForReader, HubSource, WithProgress):
         metavar="MODEL",
     )
     overwrite: bool = option(False, help="replace the output folder when it exists")
+    executor: Executor | None = option(
+        None,
+        help="`concurrent.futures.Executor` or Dask client whose workers share the blocks; they read the model and see "
+        "the output folder",
+        empty="this process",
+    )
+    retries: int = option(2, help=RETRIES, unit="times", least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The dataclass is frozen.
+        object.__setattr__(self, "executor", as_executor(self.executor))
         if not isinstance(self.model, str | PathLike):
             raise ConfigError(
                 f"model must be a folder or a Hub id of a quantized model, got {type(self.model).__name__}: "

@@ -9,7 +9,7 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, DiskFullError, JobCancelled, UnsupportedModelError
-from qtoolkit.jobs import file_workers
+from qtoolkit.jobs import file_workers, shared_parts
 from qtoolkit.records import ProgressEvent
 from tests.jobs.test_imatrix_option import imatrix_file
 from tests.sample_models import few_tokens, random_model
@@ -102,7 +102,7 @@ def test_a_source_that_is_read_as_a_whole_is_refused(
 def test_no_room_for_the_tensors_beside_the_file_is_said_before_work(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_workers, "free_disk", lambda folder: 300_000)
+    monkeypatch.setattr(shared_parts, "free_disk", lambda folder: 300_000)
     with pytest.raises(DiskFullError, match=r"workers leave .* beside the result, of the same size, until") as caught:
         on_workers(tiny_llama, qt.GGUF("Q4_0"), tmp_path / "out")
     assert "300.0 kB are free: free some room" in str(caught.value) and "\n" not in str(caught.value)

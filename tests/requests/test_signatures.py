@@ -31,8 +31,8 @@ SIGNATURES = {
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
     f"on_progress: {PROGRESS}) -> Comparison",
     "convert": f"(model: {PATH}, format: str, output: {PATH}, *, lossy: bool = False, wider: bool = False, "
-    f"base: {PATH} | None = None, overwrite: bool = False, {FOR}, revision: str | None = None, "
-    f"token: str | None = None, on_progress: {PROGRESS}) -> Conversion",
+    f"base: {PATH} | None = None, overwrite: bool = False, executor: Executor | None = None, retries: int = 2, {FOR}, "
+    f"revision: str | None = None, token: str | None = None, on_progress: {PROGRESS}) -> Conversion",
     "frontier": f"(model: Any, configs: Sequence[Any] | None = None, *, {TEXT}, sizes: Sequence[int | str] = (), "
     "memory: int | str | None = None, noise_floor: bool = False, speed: bool = True, executor: Executor | None = None, "
     f"retries: int = 2, output: {PATH} | None = None, resume: bool = True, device: str = 'auto', {SOURCE}, "
