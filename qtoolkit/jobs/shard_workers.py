@@ -50,6 +50,8 @@ class ExecutorWorkers:
         kept: ends the message about workers that are lost.
     """
 
+    is_parallel = True
+
     def __init__(
         self,
         request: ConvertRequest | EvaluateRequest | QuantizeRequest,

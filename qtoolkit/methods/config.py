@@ -6,10 +6,11 @@ import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError, did_you_mean
+from qtoolkit.methods.module_patterns import NamePatterns
 from qtoolkit.requests import option
 
 
@@ -73,11 +74,19 @@ class MethodConfig:
 
     def excludes(self, module_name: str) -> bool:
         """Check whether a pattern of `exclude` matches the module's full name or the end of it."""
-        return any(matches(pattern, module_name) for pattern in self.exclude)
+        return self._excluded.match(module_name)
 
     def includes(self, module_name: str) -> bool:
         """Check whether a pattern of `include` matches the module's full name or the end of it."""
-        return any(matches(pattern, module_name) for pattern in self.include or ())
+        return self._included.match(module_name)
+
+    @cached_property
+    def _excluded(self) -> NamePatterns:
+        return NamePatterns(self.exclude)
+
+    @cached_property
+    def _included(self) -> NamePatterns:
+        return NamePatterns(self.include or ())
 
     def of(self, layer: str) -> Self:
         """Return the config of the layer of this name. Default: this one, for all layers."""
@@ -148,11 +157,6 @@ def as_call(config: MethodConfig) -> str:
     given = config.as_given().to_dict()
     changed = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults.get(name))
     return f"{type(config).__name__}({changed})"
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Check whether an fnmatch pattern matches a module's full name, or the end of it after a dot."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 def _refuse_unknown(config_class: type[MethodConfig], values: Mapping[str, Any]) -> None:

@@ -4,10 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError, did_you_mean
-from qtoolkit.methods.config import MethodConfig, matches
+from qtoolkit.methods.config import MethodConfig
+from qtoolkit.methods.module_patterns import NamePatterns
 from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
 
@@ -59,7 +61,12 @@ class MixedConfig(MethodConfig):
         # Copies, so that a dict that somebody changes later changes no config.
         object.__setattr__(self, "rules", {pattern: dict(values) for pattern, values in self.rules.items()})
         allowed = self.per_layer_options()
+        tried: set[str] = set()
         for pattern, values in self.rules.items():
+            # A mixture has tens of thousands of rules, and few different ones.
+            if repr(values) in tried:
+                continue
+            tried.add(repr(values))
             unknown = sorted(set(values) - set(allowed))
             if unknown:
                 raise ConfigError(
@@ -95,9 +102,8 @@ class MixedConfig(MethodConfig):
         if not self.rules:
             return self
         values: dict[str, Any] = {}
-        for pattern, changes in self.rules.items():
-            if matches(pattern, layer):
-                values |= changes
+        for pattern in self._ruled.matching(layer):
+            values |= self.rules[pattern]
         if all(getattr(self, name) == value for name, value in values.items()):
             return self
         # Each different config is made once: the tens of thousands of layers of a mixture of experts share a few. The
@@ -107,6 +113,10 @@ class MixedConfig(MethodConfig):
         if key not in cache:
             cache[key] = self._with(values)
         return cache[key]
+
+    @cached_property
+    def _ruled(self) -> NamePatterns:
+        return NamePatterns(self.rules)
 
     def choosing(self, choice: Choice) -> Self:
         """Return this config with a value of `mixed`, without rules and targets."""
@@ -159,11 +169,13 @@ def check_rules(config: MethodConfig, layers: Sequence[str], skipped: Sequence[s
     """
     if not isinstance(config, MixedConfig):
         return
+    patterns = NamePatterns(config.rules)
+    used = {pattern for name in layers for pattern in patterns.matching(name)}
     for pattern in config.rules:
-        if any(matches(pattern, name) for name in layers):
+        if pattern in used:
             continue
         what = f"{type(config).__name__}: rules[{pattern!r}] matches no layer that is quantized"
-        if any(matches(pattern, name) for name in skipped):
+        if any(map(NamePatterns([pattern]).match, skipped)):
             raise ConfigError(f"{what}, but some that stay as they are: leave it out, or exclude less")
         kinds = sorted({_kind(name) for name in layers})
         near = get_close_matches(_kind(pattern), kinds, n=3) or kinds

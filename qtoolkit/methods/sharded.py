@@ -1,4 +1,4 @@
-"""Methods that can run their calibration samples in shards."""
+"""Methods that can run their calibration samples in shards, and their blocks each for itself."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from qtoolkit.requests import option
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded(MixedBits):
-    """Base of configs with samples in shards."""
+    """Base of configs with samples in shards, and blocks that may know nothing of one another."""
 
     shards: int = option(
         1,
@@ -19,6 +19,12 @@ class Sharded(MixedBits):
         unit="parts",
         least=1,
         absent=1,
+    )
+    propagate: bool = option(
+        True,
+        help="let each block see what the quantized blocks before it make; false gives each what the full-precision "
+        "model makes, so that workers may do all blocks at one time, and loses more",
+        absent=True,
     )
 
     def __post_init__(self) -> None:
@@ -29,10 +35,12 @@ class Sharded(MixedBits):
             raise ConfigError(f"{name}: shards must be at most num_samples, {samples}, got {self.shards}")
 
     def to_dict(self) -> dict[str, Any]:
-        """See `MethodConfig`: without the one shard that all samples are by default."""
+        """See `MethodConfig`: without the one shard that all samples are by default, and blocks that see others."""
         values = super().to_dict()
         if self.shards == 1:
             del values["shards"]
+        if self.propagate:
+            del values["propagate"]
         return values
 
 
@@ -45,8 +53,8 @@ def refuse_unshared(config: Sharded, *, engine: str) -> None:
     name = type(config).__name__
     if engine != "qtoolkit":
         raise ConfigError(f"{name}: {engine} works in one process: leave out executor, or engine={engine!r}")
-    if config.shards == 1:
+    if config.shards == 1 and config.propagate:
         raise ConfigError(
             f"{name}: shards=1 leaves all samples to one worker: give shards=16, or more than there will be workers "
-            "(the result depends on the shards, and not on the workers)"
+            "(the result depends on the shards, and not on the workers), or propagate=False, which shares blocks out"
         )

@@ -127,6 +127,11 @@ class MagicLine:
     options: Mapping[str, Any] = field(default_factory=dict)
     configs: tuple[Any, ...] = ()
 
+    @property
+    def unkept(self) -> str:
+        """Return what to tell, while there is time to interrupt it, of a job whose result nothing will keep."""
+        return "" if self.options.keys() & {"into", "output"} else ", kept nowhere without --output or --into"
+
     def options_of(self, request: type[Request], named: Callable[[str], Any] = str) -> dict[str, Any]:
         """Return the given options that a verb takes, as its keyword arguments.
 

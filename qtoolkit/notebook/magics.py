@@ -74,7 +74,7 @@ class QuantizeMagics(Magics):
         options = given.options_of(requests.QuantizeRequest, partial(self._named, local_ns=local_ns))
         repo_id = given.options.get("push")
         card = given.options_of(requests.CardOptions)
-        progress = self._progress(f"{config.method} of {name}")
+        progress = self._progress(f"{config.method} of {name}{given.unkept}")
         with progress as on_progress, with_workers(options, given.options) as options:
             from qtoolkit.api import publish, quantize
             from qtoolkit.publishing import check_push

@@ -111,4 +111,4 @@ def check_readers(artifact: Artifact, for_: str | None) -> Check:
         return Check(NAME, reading.loads, f"{state} in {reading.name}", reading.remarks_on_saved)
     if not readings:
         return Check(NAME, None, "not known", "the reader contract has no row for this format")
-    return Check(NAME, True, summary(readings), "by what their sources say: none was run")
+    return Check(NAME, True, summary(readings), "by their sources: none was run")

@@ -64,7 +64,7 @@ def check_base(artifact: Artifact, base: str | None, base_folder: Path | None) -
         elif receipt.source.commit_hash:
             suffix = f", commit {receipt.source.commit_hash}"
     if base_folder is None:
-        suffix += " by its name alone: its files are not on this machine, so none was compared"
+        suffix += ": all that names it agrees; its files are not on this machine, and were not compared"
     else:
         problems += _config_problems(artifact.config, read_json(base_folder / "config.json"))
     if not problems and known is None:

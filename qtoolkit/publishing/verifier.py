@@ -128,7 +128,7 @@ def _unescaped_checks(
     yield _made("base model", lambda: origin_checks.check_base(artifact, base, base_folder))
     yield _made(contract_check.NAME, lambda: contract_check.check_readers(artifact, for_))
     if failed:
-        yield _not_loaded("not tried", f"not loaded, because of: {', '.join(failed)}")
+        yield _not_loaded("not tried", f"not loaded, since these checks failed: {', '.join(failed)}")
     else:
         yield from check_running(artifact, base_folder, run)
 

@@ -26,6 +26,7 @@ _USUAL: dict[str, Any] = {
     "mixed_units": (),
     "misnamed_units": (),
     "left": (),
+    "architecture": "",
     "experts": "",
     "plain_experts": False,
     "hidden_experts": False,

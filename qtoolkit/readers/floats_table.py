@@ -4,6 +4,20 @@ from qtoolkit.readers.entry import Entry, Limit, Since
 from qtoolkit.readers.shared_limits import MIXED, SGLANG, VLLM, WHOLE_BLOCKS
 from qtoolkit.readers.stored import W4A8
 
+# The classes of mlx_lm/models whose `sanitize` multiplies weights with their scales (deepseek_v3.py, deepseek_v32.py,
+# mimo_v2_flash.py, minimax.py, ministral3.py, mistral4.py): others refuse the scales as weights that they do not know.
+_MLX_FLOAT8 = tuple(
+    f"{name}ForCausalLM"
+    for name in ("DeepseekV3", "DeepseekV32", "MiMoV2Flash", "MiniMaxM2", "Ministral3", "Mistral4", "KimiK2")
+)
+
+
+def _classes(weights: str, *architectures: str) -> Limit:
+    """Return the condition of mlx-lm, which looks for scales by the names that its code of a class knows."""
+    why = f"{weights} weights of {{got}}, for whose scales it has no names"
+    return Limit("architecture", ("", *architectures), why, "GPTQ(format='mlx') of the full-precision model is for it")
+
+
 BLOCK_FLOAT8 = (
     Entry(
         "transformers",
@@ -38,7 +52,8 @@ BLOCK_FLOAT8 = (
         "mlx-lm",
         "fp8",
         source="mlx_lm/utils.py:538-548",
-        note="it expands the weights of the classes whose `sanitize` does, such as DeepSeek's",
+        limits=(_classes("float8", *_MLX_FLOAT8),),
+        note="it expands the weights",
     ),
     Entry("qtoolkit", "fp8", source="qtoolkit/checkpoints/source_codes.py", note="it expands the weights"),
 )
@@ -75,7 +90,12 @@ MXFP4 = (
         since=(Since("0.5.1", without="0.4.10.post2", found="mxfp4.py"),),
         note="on a GPU from compute capability 8.0 on",
     ),
-    Entry("mlx-lm", "mxfp4", source="mlx_lm/utils.py:528-532, models/gpt_oss.py", note="of gpt-oss"),
+    Entry(
+        "mlx-lm",
+        "mxfp4",
+        source="mlx_lm/utils.py:528-532, models/gpt_oss.py:227-243",
+        limits=(_classes("MXFP4", "GptOssForCausalLM"),),
+    ),
     Entry("qtoolkit", "mxfp4", source="qtoolkit/checkpoints/source_codes.py", note="it expands the codes"),
 )
 
@@ -217,9 +237,11 @@ MODELOPT = (
     Entry(
         "mlx-lm",
         "modelopt",
-        source="mlx_lm/utils.py:554-567",
-        limits=(Limit("layout", ("NVFP4",), _OTHER_ALGORITHM),),
-        note="of the classes whose `sanitize` takes its names",
+        source="mlx_lm/utils.py:554-567, models/muse_spark.py:955-978",
+        limits=(
+            Limit("layout", ("NVFP4",), _OTHER_ALGORITHM),
+            _classes("NVFP4", "MuseSparkForCausalLM"),
+        ),
     ),
     Entry(
         "qtoolkit",

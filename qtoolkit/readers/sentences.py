@@ -47,7 +47,7 @@ def summary(readings: Iterable[Reading]) -> str:
     """Return one line: who loads a model, and who does not."""
     readings = tuple(readings)
     loading, refusing = ([one for one in readings if one.loads is loads] for loads in (True, False))
-    return f"loads in {titles(loading)}; not in {titles(refusing)}" if refusing else f"loads in {titles(loading)}"
+    return f"should load in {titles(loading)}{f'; not in {titles(refusing)}' if refusing else ''}"
 
 
 def page_table() -> str:

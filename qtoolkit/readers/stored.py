@@ -41,6 +41,7 @@ class Stored:
         expands: whether its config asks transformers to expand the codes while it loads.
         mixed_units: fused matrices of servers whose layers are stored in different ways, by their names.
         whole: what would make these whole, in words.
+        architecture: class of the model, "LlamaForCausalLM"; empty where it is not known.
         experts: architecture of a model whose experts are quantized one by one, "MixtralForCausalLM"; empty for none,
             and where it is not known.
         split_experts: the same of an architecture whose checkpoints keep all experts of a block in one tensor, and
@@ -69,6 +70,7 @@ class Stored:
     whole: str = ""
     misnamed_units: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    architecture: str = ""
     experts: str = ""
     plain_experts: bool = False
     hidden_experts: bool = False
@@ -184,6 +186,7 @@ def describe_stored(
         whole=advice_on_units(recipes),
         misnamed_units=misnamed_units(in_blocks, described),
         left=tuple(sorted(name for name in left if name not in layers and _is_usual(name))) if in_blocks else (),
+        architecture=architecture,
         experts=architecture if any(map(is_expert, layers)) else "",
         split_experts=architecture if architecture in _WHOLE and any(map(is_expert, layers)) else "",
         hidden_experts=bool(layers) and hidden_experts(recipes, values),

@@ -134,7 +134,7 @@ def bars(title: str, items: Sequence[tuple[str, float, str]]) -> str:
         # A bar longer than 0 is visible, however short it is.
         percent = max(0.6, 100 * length / longest) if length else 0.0
         lines.append(
-            f'<tr style="background:none"><th scope="row" style="{_CELL}">{escape(label)}</th>'
+            f'<tr style="background:none"><th scope="row" style="{_CELL};white-space:nowrap">{escape(label)}</th>'
             f'<td style="width:60%;padding:3px 12px 3px 0"><div style="{_TRACK}">'
             f'<div style="{_BAR};width:{percent:.2f}%"></div></div></td>'
             f'<td style="{_CELL};white-space:nowrap">{escape(text)}</td></tr>'

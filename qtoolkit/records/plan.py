@@ -114,7 +114,8 @@ class Plan(JobRecord):
         where = "" if self.machine is None else f" {self.machine.name}"
         verdict = f"{self.verdict[:1].upper()}{self.verdict[1:]}{where}: " if self.verdict else ""
         problem = f"; {self.problems[0]}" if self.problems else ""
-        return f"{verdict}{sizes}, {self.count()}{problem}. A forecast: nothing is done yet."
+        told = "A forecast: nothing is done yet, %quantize or qt.quantize does it."
+        return f"{verdict}{sizes}, {self.count()}{problem}. {told}"
 
     def picture(self) -> str:
         drawn = footprint_bars(self.source.footprint, self.footprint_after)

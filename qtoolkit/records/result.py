@@ -48,7 +48,7 @@ class QuantizationReport(JobRecord):
     def headline(self) -> str:
         saved = f"saved to {shortened(self.path)}" if self.path else "not saved"
         parts = [self.memory.sizes(), f"{self.count()} quantized", saved]
-        return f"{'; '.join(filter(None, parts))}. What was lost: measure it with %qeval or qt.evaluate."
+        return f"{'; '.join(filter(None, parts))}. Quality is not measured yet: %qeval or qt.evaluate does it."
 
     def picture(self) -> str:
         return self.memory.picture()

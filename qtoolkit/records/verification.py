@@ -88,7 +88,8 @@ class Verification(Record):
         names = ", ".join(check.name for check in self.failed)
         others = ", ".join(check.name for check in self.unchecked)
         left = f" {len(self.unchecked)} more could not be made: {others}." if self.unchecked else ""
-        return f"✖ {len(self.failed)} of {made} checks of {self.name} FAILED: {names}.{left}"
+        counts = f"✖ {len(self.failed)} of {len(self.checks)} checks of {self.name} FAILED: {names}."
+        return f"{counts}{left} It cannot be published until they pass."
 
     def picture(self) -> str:
         lines = (f"{check.name}: {'; '.join(filter(None, (check.value, check.note)))}" for check in self.failed)

@@ -78,7 +78,7 @@ class MemoryLimit(Request):
     """Hold how much memory the use of a model may take."""
 
     memory: int | str | None = option(
-        None, help='bytes that using the best one may take, such as "4 GB"', empty="all that there is", metavar="SIZE"
+        None, help='memory that the best one may take in use, such as "4 GB"', empty="all that there is", metavar="SIZE"
     )
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class RepairRequest(OnDevice, HubSource, WithProgress):
     )
     in_8_bits: bool = option(False, help="store the adapter's numbers in 8 bits (float8_e4m3fn), half the bytes")
     calibration: Any = option(
-        "wikitext2", help="text to repair on: wikitext2, c4, a file of texts or chats, a list or a `datasets.Dataset`"
+        "wikitext2", help="text to repair on: wikitext2, c4, a file of texts or chats, a list or a datasets.Dataset"
     )
     num_samples: int = option(128, help="samples of the calibration text", unit="samples", least=1)
     text: Any = option("wikitext2", help="text to measure on, which is not that of the calibration")

@@ -15,7 +15,7 @@ class TextOptions(HubToken):
     text: Any = option(
         "wikitext2",
         help="wikitext2, c4, self (written by the base), a file or folder of texts, chats or tables, a list of them "
-        "or a `datasets.Dataset`",
+        "or a datasets.Dataset",
     )
     seq_len: int = option(512, help="tokens of a window", unit="tokens")
     num_tokens: int = option(16384, help="tokens of the text to take, from its beginning", unit="tokens")

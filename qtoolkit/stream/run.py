@@ -15,11 +15,14 @@ from qtoolkit.stream.current_block import CurrentBlock, run_all, weight_of
 from qtoolkit.stream.done_groups import DoneGroups
 from qtoolkit.stream.exact_stream import ExactStream
 from qtoolkit.stream.forward import Call, run_once
-from qtoolkit.stream.groups import Group, trace, with_unseen
+from qtoolkit.stream.groups import Group, is_indexed, trace, with_unseen, without_indices
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
 from qtoolkit.stream.residuals import Corrections, find_corrections
 from qtoolkit.stream.samples import first_inputs, samples_at_once, samples_of_a_part
+
+# Sums of experts that are made in one run of a block in shards.
+_SUMS_BYTES = 2**31
 
 
 def quantize_blocks(
@@ -270,3 +273,24 @@ def check_block(streamed: StreamedModel, index: int, module: nn.Module) -> None:
     """
     for name, parameter in module.named_parameters():
         check_finite(streamed.name, f"{streamed.block_names[index]}.{name}", parameter.detach())
+
+
+def stages_of(block: nn.Module, groups: Sequence[Group], method: BlockMethod) -> list[list[Group]]:
+    """Return which groups are solved together: layers of different experts do not see one another.
+
+    Args:
+        block: holds the layers.
+        groups: in the order in which they run.
+        method: quantizes them.
+    """
+    if not method.true_sequential:
+        return [list(groups)] if groups else []
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(without_indices(group[0]), []).append(group)
+    stages: list[list[Group]] = []
+    for together in alike.values():
+        width = weight_of(block.get_submodule(together[0][0])).shape[1]
+        most = max(1, _SUMS_BYTES // (4 * width**2)) if is_indexed(together[0][0]) else 1
+        stages.extend(together[start : start + most] for start in range(0, len(together), most))
+    return stages

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.current_block import CurrentBlock, run_all, weight_of
 from qtoolkit.stream.exact_stream import ExactStream
 from qtoolkit.stream.groups import Group
 from qtoolkit.stream.residuals import Corrections
-from qtoolkit.stream.run import BlockGroups, check_block, groups_of
+from qtoolkit.stream.run import BlockGroups, check_block, groups_of, stages_of
 from qtoolkit.stream.samples import Samples, first_inputs, samples_at_once, samples_of_a_part
 from qtoolkit.stream.shards import Exchange, LayersByBlock, ShardedJob
 
@@ -33,11 +34,16 @@ class DoneGroup(NamedTuple):
 
 def inputs_name(index: int, shard: int) -> str:
     """Return the name of what a block gets of a shard."""
-    return f"inputs-{index:05}-{shard:05}"
+    return f"{inputs_prefix(index)}{shard:05}"
+
+
+def inputs_prefix(index: int) -> str:
+    """Return how the names begin of what a block gets of all shards."""
+    return f"inputs-{index:05}-"
 
 
 def exact_name(index: int, shard: int) -> str:
-    """Return the name of what a block gets of a shard in the full-precision model."""
+    """Return the name of what a block gets of a shard in the full-precision model, while others are quantized."""
     # Before the first block, nothing is quantized.
     return f"exact-{index:05}-{shard:05}" if index else inputs_name(index, shard)
 
@@ -136,21 +142,34 @@ class ShardWorker:
         """
         self._enter(index, done)
         block, samples = self._current(index, shard)
-        block.corrections = corrections
-        together = list(groups.values())
-        block.see_experts(together)
-        accumulators: dict[str, Any] = {group[0]: block.start(group) for group in together}
-        for number, call in enumerate(samples.calls(index, self._module, self._streamed.device)):
-            batch = block.batch(number, together, to_end=to_end)
-            # The first batch of the first shard gives the tokens for experts that see few.
-            with block.experts.noted() if shard == number == 0 else nullcontext():
-                block.accumulate(call, together, batch, accumulators)
+        accumulators = self._summed(block, samples, [*groups.values()], corrections, shard=shard, to_end=to_end)
         for number, group in groups.items():
             self._exchange.write(sums_name(number, shard), accumulators[group[0]].sums())
         if block.experts.kept:
             self._exchange.write(KEPT, block.experts.kept)
         if to_end and block.exact is not None:
             self._exchange.write(exact_name(index + 1, shard), _numbered(samples.exact))
+
+    def _summed(
+        self,
+        block: CurrentBlock,
+        samples: Samples,
+        groups: Sequence[Group],
+        corrections: Corrections,
+        *,
+        shard: int,
+        to_end: bool,
+    ) -> dict[str, Any]:
+        """Run a shard through a block; return what sums up each group, by the name of its first layer."""
+        block.corrections = corrections
+        block.see_experts(groups)
+        accumulators: dict[str, Any] = {group[0]: block.start(group) for group in groups}
+        for number, call in enumerate(samples.calls(self._index, self._module, self._streamed.device)):
+            batch = block.batch(number, groups, to_end=to_end)
+            # The first batch of the first shard gives the tokens for experts that see few.
+            with block.experts.noted() if shard == number == 0 else nullcontext():
+                block.accumulate(call, groups, batch, accumulators)
+        return accumulators
 
     def solve(self, *, index: int, number: int, group: Group, done: Sequence[DoneGroup], name: str) -> dict[str, Any]:
         """Quantize a group of a block, given the sums of all shards; return the facts, by full names of layers.
@@ -163,18 +182,60 @@ class ShardWorker:
             name: under which the tensors are kept.
         """
         self._enter(index, done)
-        block = CurrentBlock(self._streamed.block_names[index], self._module, self._job.method, None, {})
-        block.see_experts([group])
-        if self._exchange.has(KEPT):
-            kept = self._exchange.read(KEPT).items()
-            block.experts.kept = {key: value[...].to(self._job.device) for key, value in kept}
-        accumulator: Any = block.start(group)
+        accumulator: Any = self._block(index).start(group)
         for shard in range(self._job.num_shards):
             accumulator.add_sums(self._exchange.read(sums_name(number, shard)))
-        self._keep_originals(group)
-        tensors, facts = block.solved(group, accumulator)
+        kept = self._exchange.read(KEPT) if self._exchange.has(KEPT) else {}
+        tensors, facts = self._solved(index, group, accumulator, kept)
         self._exchange.write(name, tensors)
         return facts
+
+    def _solved(
+        self, index: int, group: Group, accumulator: Any, kept: Mapping[str, StoredTensor | torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Quantize a group in place; return its tensors and facts. `kept` are tokens that enter the experts."""
+        block = self._block(index)
+        block.see_experts([group])
+        block.experts.kept = {key: value[...].to(self._job.device) for key, value in kept.items()}
+        self._keep_originals(group)
+        return block.solved(group, accumulator)
+
+    def quantize_block(self, *, index: int, name: str) -> dict[str, Any]:
+        """Quantize a whole block, given what it gets of all shards; return the facts, by full names of layers.
+
+        What is summed up and solved is as in `sum_up` and `solve`, and so is the order of the shards.
+
+        Args:
+            index: of the block.
+            name: under which the tensors are kept.
+
+        Raises:
+            CheckpointError: a weight holds NaN or infinity.
+        """
+        found = self.look(index=index, traced=False)
+        assert found is not None
+        groups, corrections = found
+        tensors: dict[str, torch.Tensor] = {}
+        facts: dict[str, Any] = {}
+        for stage in stages_of(self._module, groups, self._job.method):
+            own = {group: corrections[group] for group in stage if group in corrections}
+            totals: dict[Group, Any] = {group: self._block(index).start(group) for group in stage}
+            kept: dict[str, torch.Tensor] = {}
+            for shard in range(self._job.num_shards):
+                block, samples = self._current(index, shard)
+                parts = self._summed(block, samples, stage, own, shard=shard, to_end=False)
+                kept |= block.experts.kept
+                for group, total in totals.items():
+                    total.add_sums(parts.pop(group[0]).sums())
+            for group in stage:
+                made, told = self._solved(index, group, totals.pop(group), kept)
+                tensors |= made
+                facts |= told
+        # In the order of the groups, whatever was solved together.
+        order = [f"{self._streamed.block_names[index]}.{layer}" for group in groups for layer in group]
+        by_layer = {key: key.rpartition(".")[0] for key in tensors}
+        self._exchange.write(name, {key: tensors[key] for one in order for key in by_layer if by_layer[key] == one})
+        return {layer: facts[layer] for layer in order}
 
     def advance(self, *, index: int, done: Sequence[DoneGroup], shard: int, exact: bool) -> None:
         """Keep what the block after this one gets of a shard.
@@ -200,7 +261,9 @@ class ShardWorker:
         at_once, part = self._sizes(*job.shard(self._tokens(), shard).shape)
         exact = None
         if part is not None:
-            samples.exact = self._kept(exact_name(index, shard))
+            # Where blocks know nothing of one another, each gets what it gets in the full-precision model.
+            exact_of = exact_name if job.propagates else inputs_name
+            samples.exact = self._kept(exact_of(index, shard))
             run = partial(samples.call, index, self._module, self._streamed.device, exact=True)
             exact = ExactStream(self._module, samples.exact, run, part, self._originals)
         name = self._streamed.block_names[index]
@@ -221,12 +284,16 @@ class ShardWorker:
         quantized = {layer for group in done for layer in group.layers}
         for layer in self._originals.keys() - quantized:
             self._module.get_submodule(layer).weight = self._originals.pop(layer)
-        block = CurrentBlock(self._streamed.block_names[index], self._module, self._job.method, None, {})
+        block = self._block(index)
         for group in done:
             if not self._originals.keys() >= set(group.layers):
                 self._keep_originals(group.layers)
                 block.restore(group.layers, self._exchange.read(group.name))
         return self._module
+
+    def _block(self, index: int) -> CurrentBlock:
+        """Return the block that is in memory, of which nothing is run."""
+        return CurrentBlock(self._streamed.block_names[index], self._module, self._job.method, None, {})
 
     def _keep_originals(self, group: Group) -> None:
         for layer in group:

@@ -16,14 +16,11 @@ from qtoolkit.stream.block_method import BlockMethod
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.current_block import weight_of
 from qtoolkit.stream.done_groups import DoneGroups
-from qtoolkit.stream.groups import Group, is_indexed, without_indices
+from qtoolkit.stream.groups import Group
 from qtoolkit.stream.journal import DoneBlock, Journal
-from qtoolkit.stream.run import BlockGroups, check_outside, fit
-from qtoolkit.stream.shard_worker import KEPT, TOKENS, WEIGHTS, DoneGroup, ShardWorker, inputs_name
+from qtoolkit.stream.run import BlockGroups, check_outside, fit, stages_of
+from qtoolkit.stream.shard_worker import KEPT, TOKENS, WEIGHTS, DoneGroup, ShardWorker, inputs_prefix
 from qtoolkit.stream.shards import Exchange, LayersByBlock, ShardedJob, Task, Tasks, Workers
-
-# Sums of experts that are made in one run of a block.
-_SUMS_BYTES = 2**31
 
 
 class ThisProcess:
@@ -32,6 +29,8 @@ class ThisProcess:
     Args:
         checkpoint: the model in full precision.
     """
+
+    is_parallel = False
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -92,6 +91,30 @@ def quantize_in_shards(
     check_outside(streamed)
     if not any(layers):
         return []
+    job_of = partial(begun, streamed, layers, tokens, method, journal, token_weights)
+    with job_of(num_shards=num_shards, workers=workers, propagates=True) as (job, tasks):
+        return _Run(streamed, layers, job, journal, on_progress, tasks).blocks()
+
+
+@contextmanager
+def begun(
+    streamed: StreamedModel,
+    layers: Sequence[Sequence[str]],
+    tokens: torch.Tensor,
+    method: BlockMethod,
+    journal: Journal,
+    token_weights: Mapping[str, torch.Tensor],
+    *,
+    num_shards: int,
+    workers: Workers,
+    propagates: bool,
+) -> Iterator[tuple[ShardedJob, Tasks]]:
+    """Begin a job: keep what its tasks read in a folder, for the time of a `with` block; yield it and its tasks.
+
+    Args:
+        streamed, layers, tokens, method, journal, token_weights, num_shards, workers: as for `quantize_in_shards`.
+        propagates: whether blocks see what quantized blocks before them make.
+    """
     with _folder_of(journal) as folder:
         job = ShardedJob(
             opens=workers.opens,
@@ -101,6 +124,7 @@ def quantize_in_shards(
             num_shards=num_shards,
             folder=folder,
             key=secrets.token_hex(8),
+            propagates=propagates,
         )
         LayersByBlock.write(folder, dict(zip(streamed.block_names, map(tuple, layers), strict=True)))
         exchange = Exchange(folder)
@@ -108,7 +132,7 @@ def quantize_in_shards(
         if token_weights:
             exchange.write(WEIGHTS, dict(token_weights))
         with closing(workers.tasks(job)) as tasks:
-            return _Run(streamed, layers, job, journal, on_progress, tasks).blocks()
+            yield job, tasks
 
 
 @contextmanager
@@ -170,7 +194,7 @@ class _Run:
                     partial(ShardWorker.advance, index=index, done=done, shard=shard, exact=exact)
                     for shard in range(self._job.num_shards)
                 )
-            for prefix in ("codes-", "sums-", KEPT, inputs_name(index, 0)[:-5], f"exact-{index:05}-"):
+            for prefix in ("codes-", "sums-", KEPT, inputs_prefix(index), f"exact-{index:05}-"):
                 self._exchange.remove(prefix)
             results.append(result)
         return results
@@ -196,7 +220,7 @@ class _Run:
         groups, corrections = self._known.setdefault(names, found)
         before = DoneGroups(self._journal, index, block, groups, fits)
         numbers = {group: number for number, group in enumerate(groups)}
-        stages = self._stages(index, groups)
+        stages = stages_of(self._streamed.blocks[index], groups, self._job.method)
         # The last group is always solved again, so that the last of `live` ends the runs through the block.
         tensors: dict[str, Any] = {}
         facts: dict[str, Any] = {}
@@ -247,20 +271,6 @@ class _Run:
         order = list(groups.values())
         for number, facts in self._tasks.run(tasks, self._wait):
             yield order[number], facts
-
-    def _stages(self, index: int, groups: Sequence[Group]) -> list[list[Group]]:
-        """Return which groups are solved together: layers of different experts do not see one another."""
-        if not self._job.method.true_sequential:
-            return [list(groups)] if groups else []
-        alike: dict[str, list[Group]] = {}
-        for group in groups:
-            alike.setdefault(without_indices(group[0]), []).append(group)
-        stages: list[list[Group]] = []
-        for together in alike.values():
-            width = self._shape(index, together[0][0])[1]
-            most = max(1, _SUMS_BYTES // (4 * width**2)) if is_indexed(together[0][0]) else 1
-            stages.extend(together[start : start + most] for start in range(0, len(together), most))
-        return stages
 
     def _all(self, tasks: Iterable[Task]) -> None:
         """Do tasks of which nothing is returned."""

@@ -59,6 +59,7 @@ class ShardedJob:
         num_shards: parts of the samples, each of which is run and summed up for itself.
         folder: that every process reads and writes; `LayersByBlock` of the model are there.
         key: of this run of the job, unlike that of any other.
+        propagates: whether blocks see what quantized blocks before them make.
     """
 
     opens: Callable[[], Checkpoint]
@@ -68,6 +69,7 @@ class ShardedJob:
     num_shards: int
     folder: Path
     key: str
+    propagates: bool = True
 
     def shard(self, tokens: torch.Tensor, number: int) -> torch.Tensor:
         """Return the rows of a shard of a tensor [samples, ...]; sizes of shards differ by one at most."""
@@ -107,7 +109,10 @@ class Workers(Protocol):
 
     Attributes:
         opens: opens the model in full precision, in any process that works on it.
+        is_parallel: whether several tasks may be done at one time.
     """
+
+    is_parallel: bool
 
     @property
     def opens(self) -> Callable[[], Checkpoint]:

@@ -17,7 +17,10 @@ FOCUS = """() => {
     const label = here.labels?.[0] ?? here;
     return [label.innerText.trim(), edge.outlineStyle === "solid" && parseFloat(edge.outlineWidth) >= 2];
 }"""
-SWITCHES, BUTTONS = ("Everybody may see it", "Open a pull request instead"), ("Verify", "Dry run", "Publish", "Cancel")
+SWITCHES, BUTTONS = (
+    ("Public: everybody may see it", "Open a pull request instead"),
+    ("Verify", "Dry run", "Publish", "Cancel"),
+)
 ORDERS = {
     "Plan": [
         *("Model", "Method", "double_quant", "compute_dtype", "▸ Advanced: 2 more options"),

@@ -74,8 +74,14 @@ def test_a_narrow_cell_cuts_nothing_off(page: Page, used: ShownPanel) -> None:
         used.turn_to(name)
         used.keep_picture(f"narrow-{name.lower()}")
         cut[name] = used.panel.evaluate(CUT)
+    used.turn_to("Quantize")
+    path = used.field("Save to").bounding_box()
+    method = used.field("Method").bounding_box()
     page.set_viewport_size(WINDOW)
     assert not any(cut.values()), cut
+    # A path has the whole width, below its label; a menu is one line high.
+    assert path is not None and path["width"] > 220
+    assert method is not None and method["height"] < 40
 
 
 # The last one: the kernel is gone.

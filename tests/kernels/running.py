@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,4 +49,19 @@ def while_another(act: Callable[[], Any], run: Callable[[], bool], *, times: int
         stop.set()
         thread.join()
     assert failed == []
+    return found
+
+
+def beside_another(act: Callable[[], Any], run: Callable[[], bool], *, times: int) -> list[bool]:
+    """What `run` says each time, while another thread acts once.
+
+    Each begins where the other does, however busy the machine is: a thread that acts again and again may act a dozen
+    times in hundreds of runs, or keep the interpreter's lock from all of them for minutes.
+    """
+    found = []
+    with ThreadPoolExecutor(1) as another:
+        for _ in range(times):
+            acting = another.submit(act)
+            found.append(run())
+            acting.result()
     return found

@@ -34,7 +34,11 @@ PANELS: dict[str, Callable[..., Any]] = {
     "publish": qt.publish,
 }
 # Keyword -> the field that says it in another way.
-OTHER_FIELDS = {"device": "Device, among the method's", "private": "Everybody may see it", "dry_run": "a button"}
+OTHER_FIELDS = {
+    "device": "Device, among the method's",
+    "private": "Public: everybody may see it",
+    "dry_run": "a button",
+}
 
 
 def keywords_of(verb: Callable[..., Any]) -> set[str]:

@@ -69,6 +69,13 @@ def test_the_bar_comes_and_goes_and_the_record_stays(kernel: BlockingKernelClien
     assert "footprint after" in of["execute_result"][0]["data"]["text/html"]
 
 
+def test_what_nothing_will_keep_is_said_while_it_runs(kernel: BlockingKernelClient, tiny_llama: Path) -> None:
+    _, published = run(kernel, f"%quantize {tiny_llama}")
+    (end,) = [m for m in published if m["type"] == "update_display_data"]
+    told = f"nf4 of {tiny_llama}, kept nowhere without --output or --into: done after "
+    assert end["data"]["text/plain"].startswith(told)
+
+
 def test_none_publishes_the_record_only(kernel: BlockingKernelClient, tiny_llama: Path) -> None:
     run(kernel, "%config QuantizeMagics.progress = 'none'")
     _, published = run(kernel, f"%quantize {tiny_llama} --into q")

@@ -44,8 +44,8 @@ def test_a_verification_for_a_program(made: dict[str, Path], run_here: list[str]
 
 
 def test_without_a_program_it_lists_them(made: dict[str, Path]) -> None:
-    assert check(made["gptq"]).value.startswith("loads in transformers, vLLM, gptqmodel, auto-gptq")
-    assert check(made["nf4"]).value.startswith("loads in transformers, SGLang, peft, qtoolkit; not in vLLM")
+    assert check(made["gptq"]).value.startswith("should load in transformers, vLLM, gptqmodel, auto-gptq")
+    assert check(made["nf4"]).value.startswith("should load in transformers, SGLang, peft, qtoolkit; not in vLLM")
 
 
 def test_a_receipt_and_its_folder_say_the_same(made: dict[str, Path]) -> None:

@@ -108,7 +108,7 @@ def test_it_is_one_row_and_nothing_is_loaded(made: dict[str, Path], tmp_path: Pa
     assert checks["regular files"] == Check(
         "regular files", False, told, "put the file itself in its place, or remove it"
     )
-    assert checks["loads in transformers"].note.startswith("not loaded, because of: regular files")
+    assert checks["loads in transformers"].note.startswith("not loaded, since these checks failed: regular files")
     # It can be printed anywhere.
     str(verification).encode()
 

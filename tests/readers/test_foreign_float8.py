@@ -76,3 +76,24 @@ def test_values_that_lie_are_described_without_an_error(tmp_path: Path, key: str
     """Of a format that is not read here."""
     for kind in ("tensor", "fp8", "modelopt"):
         check_readers(open_artifact(folder(tmp_path, {"quant_method": kind, key: value}, left="proj")), None)
+
+
+@pytest.mark.parametrize(
+    ("values", "architecture", "loads"),
+    [
+        pytest.param(BLOCKS, "LlamaForCausalLM", False, id="float8 of Llama"),
+        pytest.param(BLOCKS, "DeepseekV3ForCausalLM", True, id="float8 of DeepSeek"),
+        pytest.param({"quant_method": "mxfp4"}, "LlamaForCausalLM", False, id="MXFP4 of Llama"),
+        pytest.param({"quant_method": "mxfp4"}, "GptOssForCausalLM", True, id="MXFP4 of gpt-oss"),
+    ],
+)
+def test_mlx_lm_finds_the_scales_of_some_classes_alone(
+    tmp_path: Path, values: dict[str, Any], architecture: str, loads: bool
+) -> None:
+    """As `make interop` shows of Llama: "Received 14 parameters not in model: ...weight_scale_inv"."""
+    made = folder(tmp_path, values)
+    config = json.loads((made / "config.json").read_text()) | {"architectures": [architecture]}
+    (made / "config.json").write_text(json.dumps(config))
+    check = check_readers(open_artifact(made), "mlx-lm")
+    assert check.passed is loads, check
+    assert loads or architecture in check.note

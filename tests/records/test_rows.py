@@ -161,7 +161,7 @@ def test_an_event_is_one_line() -> None:
 def test_a_report_says_first_what_was_won_and_what_to_do_next() -> None:
     sentence = (
         "2.0 MB to 600.0 kB in memory, 3.33 times smaller; 1 of 2 modules quantized; saved to small. "
-        "What was lost: measure it with %qeval or qt.evaluate."
+        "Quality is not measured yet: %qeval or qt.evaluate does it."
     )
     saved = replace(REPORT, path="small")
     assert saved.headline() == sentence
@@ -172,8 +172,11 @@ def test_a_report_says_first_what_was_won_and_what_to_do_next() -> None:
 def test_a_plan_says_first_whether_it_fits() -> None:
     sizes = "2.0 MB to 600.0 kB in memory, 3.33 times smaller, 14 of 15 modules"
     machine = Machine("My t4", 3_000_000, (), has_bfloat16=True, cache_disk=1, output_disk=1)
-    assert PLAN.headline() == f"{sizes}. A forecast: nothing is done yet."
-    assert replace(PLAN, machine=machine).headline() == f"Fits My t4: {sizes}. A forecast: nothing is done yet."
+    assert PLAN.headline() == f"{sizes}. A forecast: nothing is done yet, %quantize or qt.quantize does it."
+    assert (
+        replace(PLAN, machine=machine).headline()
+        == f"Fits My t4: {sizes}. A forecast: nothing is done yet, %quantize or qt.quantize does it."
+    )
     short = replace(PLAN, machine=machine, problems=("quantize needs 5.0 MB", "another"))
     assert short.headline().startswith(f"Does not fit My t4: {sizes}; quantize needs 5.0 MB. A forecast")
     assert "My t4 has" in short.picture() and "My t4 has" not in PLAN.picture()

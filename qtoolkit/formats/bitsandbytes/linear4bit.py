@@ -29,18 +29,31 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     weight with double quantization and 0.5 without.
     """
 
+    compute_type_is_set: bool
+
+    @property
+    def weight(self) -> Any:
+        """Return the weight as it is stored; where it is packed, this puts it back.
+
+        Who reads it knows no packed ones: from those, peft 0.21 would merge an adapter into numbers that have nothing
+        to do with the weight, and begin DoRA with their norms, without a word.
+        """
+        return self._unpacked()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x[..., in] W^T + bias -> [..., out]."""
-        if is_misread(self.weight):
+        # bitsandbytes multiplies packed weights without a gradient for the inputs: whoever trained an adapter after an
+        # evaluation would train the last layers alone, without a word.
+        weight = self._packed() if self._packs(x) else self._unpacked()
+        if is_misread(weight):
             inputs = x.to(self.compute_dtype) if self.compute_type_is_set and self.compute_dtype else x
-            product: torch.Tensor = _ExpandedProduct.apply(inputs, self.weight)  # type: ignore[no-untyped-call]  # [..., out]
+            product: torch.Tensor = _ExpandedProduct.apply(inputs, weight)  # type: ignore[no-untyped-call]  # [..., out]
             return (product if self.bias is None else product + self.bias.to(product.dtype)).to(x.dtype)
-        if torch.is_grad_enabled() and x.requires_grad:
-            weight = self._unpacked()
-        else:
-            weight = self._packed() if self._packs(x) else self.weight
-        if getattr(weight, "quant_state", None) is None or not self.compute_type_is_set:
+        if getattr(weight, "quant_state", None) is None:
             return super().forward(x)  # type: ignore[no-any-return]
+        if not self.compute_type_is_set:
+            self.set_compute_type(x)
+            self.compute_type_is_set = True
         # bitsandbytes 0.50 multiplies packed weights with inputs as they lie in memory: those of Mamba's `x_proj` are a
         # transposed view, with which plain transformers is wrong without a word.
         inputs = (x if self.compute_dtype is None else x.to(self.compute_dtype)).contiguous()
@@ -53,54 +66,68 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
 
     def _packed(self) -> Any:
         """Return the packed weight; the first call packs the weight and replaces it."""
-        weight = self.weight
-        state = getattr(weight, "quant_state", None)
-        if state is None or getattr(state, "packing_format_for_cpu", False):
+        weight: Any = self._parameters["weight"]
+        if _is_packed(weight) or getattr(weight, "quant_state", None) is None:
             return weight
         with _PACKING:
-            if self.weight is not weight:
-                return self.weight
+            weight = self._parameters["weight"]
+            if _is_packed(weight):
+                return weight
             packed = copy.copy(weight)
-            packed.data, packed.quant_state = functional._convert_weight_packed_for_cpu(weight.data, copy.copy(state))  # noqa: SLF001
-            # Not by nn.Module's own setter, which would register the weight a second time.
-            object.__setattr__(self, "_before_packing", (packed, state))
-            self.quant_state = packed.quant_state
-            self._parameters["weight"] = packed
-        return packed
+            packed.data, packed.quant_state = functional._convert_weight_packed_for_cpu(  # noqa: SLF001
+                weight.data, copy.copy(weight.quant_state)
+            )
+            packed.quant_state.exact = weight.quant_state
+            return self._replaced_by(packed)
 
     def _unpacked(self) -> Any:
-        """Return the weight as it is stored; where it is packed, this puts it back.
-
-        bitsandbytes multiplies packed weights without a gradient for the inputs: whoever trained an adapter after an
-        evaluation trained the last layers alone, without a word.
-        """
-        weight = self.weight
-        state = getattr(weight, "quant_state", None)
-        if not getattr(state, "packing_format_for_cpu", False):
+        """Return the weight as it is stored, with its exact scales; where it is packed, this puts it back."""
+        weight = self._parameters["weight"]
+        if not _is_packed(weight):
             return weight
         with _PACKING:
-            if self.weight is not weight:
-                return self.weight
+            weight = self._parameters["weight"]
+            if not _is_packed(weight):
+                return weight
             stored = copy.copy(weight)
-            stored.data, original = functional._convert_weight_packed_for_cpu_inverse(weight.data, copy.copy(state))  # noqa: SLF001
-            remembered = getattr(self, "_before_packing", None)
-            stored.quant_state = remembered[1] if remembered is not None and remembered[0] is weight else original
-            self.quant_state = stored.quant_state
-            self._parameters["weight"] = stored
-        return stored
+            stored.data, stored.quant_state = _stored_codes(weight), _stored_state(weight)
+            return self._replaced_by(stored)
+
+    def _replaced_by(self, weight: Any) -> Any:
+        """Put a weight in the place of another at once, for all threads, and return it."""
+        self.quant_state = weight.quant_state
+        self._parameters["weight"] = weight
+        return weight
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """See nn.Module: bitsandbytes takes packed weights to a GPU as they are, which misreads them."""
+        self._unpacked()
+        return super()._apply(*args, **kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """See nn.Module: pickle makes a plain parameter of a weight, which a copy would leave without its scales."""
+        super().__setstate__(state)
+        weight = self._parameters["weight"]
+        if not isinstance(weight, bnb.nn.Params4bit):
+            whole = bnb.nn.Params4bit.__new__(bnb.nn.Params4bit)
+            whole.__setstate__({**vars(weight), "data": weight.data, "requires_grad": weight.requires_grad})
+            self._parameters["weight"] = whole
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        weight = self.weight
-        remembered = getattr(self, "_before_packing", None)
-        # A weight that was replaced since, for example by merging an adapter, has other scales.
-        if remembered is None or remembered[0] is not weight:
-            super()._save_to_state_dict(destination, prefix, keep_vars)
-            return
         nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)  # noqa: SLF001
-        make = partial(_stored_codes, weight.data, weight.quant_state)
-        codes = LazyTensor(tuple(weight.quant_state.original_qshape), weight.quant_storage, make)
-        destination[f"{prefix}weight"] = codes if isinstance(destination, LazyState) else make()
-        for name, part in remembered[1].as_dict(packed=True).items():
+        weight: Any = self._parameters["weight"]
+        if getattr(weight, "quant_state", None) is None:
+            return
+        state = weight.quant_state
+        if _is_packed(weight):
+            make = partial(_stored_codes, weight)
+            codes = LazyTensor(tuple(state.original_qshape), weight.quant_storage, make)
+            destination[f"{prefix}weight"] = codes if isinstance(destination, LazyState) else make()
+            state = _stored_state(weight)
+        else:
+            # What is there already may have been packed by another thread.
+            destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
+        for name, part in state.as_dict(packed=True).items():
             destination[f"{prefix}weight.{name}"] = part if keep_vars else part.detach()
 
 
@@ -137,10 +164,23 @@ def expanded(weight: Any) -> torch.Tensor:
     return row.reshape(shape)  # [out, in]
 
 
-def _stored_codes(data: torch.Tensor, state: Any) -> torch.Tensor:
-    """Return codes [outputs * inputs / 2, 1] from packed ones [outputs, inputs / 2], which are not changed."""
-    state = copy.copy(state)
-    # The exact scales are saved, not these rounded ones.
+def _is_packed(weight: Any) -> bool:
+    """Check whether bitsandbytes has packed a weight for products on a CPU."""
+    return getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False)
+
+
+def _stored_codes(weight: Any) -> torch.Tensor:
+    """Return codes [outputs * inputs / 2, 1] of a packed weight [outputs, inputs / 2], which is not changed."""
+    state = copy.copy(weight.quant_state)
+    # Its scales, rounded, are not quantized again.
     state.original_nested = False
-    codes: torch.Tensor = functional._convert_weight_packed_for_cpu_inverse(data, state)[0]  # noqa: SLF001
+    codes: torch.Tensor = functional._convert_weight_packed_for_cpu_inverse(weight.data, state)[0]  # noqa: SLF001
     return codes
+
+
+def _stored_state(weight: Any) -> Any:
+    """Return the scales and what else describes the codes of a packed weight: the exact ones, unless lost before."""
+    exact = getattr(weight.quant_state, "exact", None)
+    if exact is not None:
+        return exact
+    return functional._convert_weight_packed_for_cpu_inverse(weight.data, copy.copy(weight.quant_state))[1]  # noqa: SLF001

@@ -48,7 +48,7 @@ class FourBitConfig(MethodConfig):
 
     double_quant: bool = option(
         True,
-        help="also quantize the scales, the numbers that 64 codes each are multiplied by: 0.37 bits per weight less",
+        help="store the scales, one for 64 weights, in 8 bits too: 0.37 bits per weight less",
     )
     compute_dtype: str = option(
         "auto",

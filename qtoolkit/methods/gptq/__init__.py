@@ -163,10 +163,10 @@ class GPTQ(Sharded):
             raise ConfigError(
                 f"{name}: optimum gives all layers the same bits: leave out rules and targets, or engine='optimum'"
             )
-        if self.format != type(self).format:
-            raise ConfigError(
-                f"{name}: optimum writes {type(self).format!r} alone: leave out format, or engine='optimum'"
-            )
+        if self.format != (own := type(self).format):
+            raise ConfigError(f"{name}: optimum writes {own!r} alone: leave out format, or engine='optimum'")
+        if not self.propagate:
+            raise ConfigError(f"{name}: optimum lets blocks see others: leave out propagate, or engine='optimum'")
         if self.token_weights:
             raise ConfigError(f"{name}: optimum weighs no tokens: leave out token_weights, or engine='optimum'")
 
@@ -310,7 +310,7 @@ class GPTQMethod(Method):
             *note_on_few_tokens(config, layers),
         )
         if config.engine == "optimum":
-            others = ("format", "include", "embeddings", "lossy", "shards")
+            others = ("format", "include", "embeddings", "lossy", "shards", "propagate")
             off = ", ".join(name for name in config.absent() if name not in others)
             notes = (f"optimum does not know {off}: these are off", *notes)
         if not config.stored_as.embedding_widths:

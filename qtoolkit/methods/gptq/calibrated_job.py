@@ -20,6 +20,7 @@ from qtoolkit.models.experts import experts_in_one_tensor
 from qtoolkit.models.structure import is_linear
 from qtoolkit.records import OnProgress, Plan
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.stream.independent_run import quantize_each_block
 from qtoolkit.stream.journal import DoneBlock, JournalLocation
 from qtoolkit.stream.run import quantize_blocks
 from qtoolkit.stream.sharded_run import ThisProcess, quantize_in_shards
@@ -71,10 +72,11 @@ def quantize(
     is_weighed = config.token_weights and any(layers)
     weights = token_weights(streamed, layers, tokens, begun.journal, on_progress) if is_weighed else {}
     method = GPTQBlocks(config, plan.device, checkpoint.dtype)
-    if config.shards > 1:
+    if config.shards > 1 or not config.propagate:
         # Without its text, which workers do not read.
         method = GPTQBlocks(replace(config, calibration=GPTQ.calibration), plan.device, checkpoint.dtype)
-        blocks = quantize_in_shards(
+        run = quantize_in_shards if config.propagate else quantize_each_block
+        blocks = run(
             streamed,
             layers,
             tokens,

@@ -36,8 +36,8 @@ class ConvertPanel:
         self.format = choice_field("Format", [(name, name) for name in formats], formats[0])
         self.output = text_field("Save to", hint="a folder, which appears when it is complete")
         self.for_ = reader_field(choice, ConvertRequest)
-        self.lossy = keyword_field(ConvertRequest, "lossy", "Round minima where codes are asymmetric")
-        self.wider = keyword_field(ConvertRequest, "wider", "Store codes in larger ones where the format lacks theirs")
+        self.lossy = keyword_field(ConvertRequest, "lossy", "Allow small changes: round minima of asymmetric codes")
+        self.wider = keyword_field(ConvertRequest, "wider", "Store codes in more bits where the format lacks theirs")
         self.overwrite = keyword_field(ConvertRequest, "overwrite", "Replace the folder when it exists")
         self.call = HTML()
         self._choice = choice

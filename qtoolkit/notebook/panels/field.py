@@ -12,7 +12,7 @@ from qtoolkit.errors import ConfigError, QToolkitError, oneline
 # Labels of one width, so that controls stand below one another; all of it wraps in a narrow cell.
 _STYLE = {"description_width": "9em"}
 # As wide as a narrow cell, less the margin.
-_WIDE = {"width": "30em", "max_width": "calc(100% - 4px)"}
+_WIDE = {"width": "36em", "max_width": "calc(100% - 4px)"}
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "max_width": "100%"}
 # Beside its control if there is space for some words, otherwise below it.
 _BESIDE = {"flex": "1 1 14em", "min_width": "0", "margin": "2px 8px"}

@@ -10,7 +10,7 @@ from ipywidgets import Box, Layout, VBox
 from qtoolkit.errors import JobCancelled
 from qtoolkit.notebook.magic_errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
-from qtoolkit.notebook.panels.field import MARKED, ButtonField, ErrorFields, Field, field_of_error
+from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, field_of_error
 from qtoolkit.notebook.panels.memory_chart import JobMemory
 from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
@@ -58,7 +58,7 @@ class JobRunner:
     Attributes:
         box: the widget to put on the page.
         actions: label -> button; with "Cancel".
-        view: the progress.
+        view: the progress of the jobs of these buttons.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class JobRunner:
         keywords: ErrorFields = {shown.keyword: shown for shown in fields if shown.keyword}
         self._error_fields = {**keywords, **(error_fields or {})}
         self._stop_button = StopButton(worker.cancelled.set)
-        self.view = ProgressView()
+        self.view = self._shown_in = ProgressView()
         self.actions = {
-            label: ButtonField(label, self._starter(label, make_job), main=label == next(reversed(actions)))
+            label: ButtonField(label, self._starter(label, make_job, self.view), main=label == next(reversed(actions)))
             for label, make_job in actions.items()
         }
         self.actions["Cancel"] = ButtonField("Cancel", self._cancel)
         row = Box([action.box for action in self.actions.values()], layout=Layout(flex_flow="row wrap"))
         self.box = VBox([row, self.view.box])
 
-    def further_button(self, label: str, make_job: Callable[[], Job]) -> ButtonField:
-        """Return one more button that starts a job, to be put elsewhere; Cancel and the progress are this one's."""
-        self.actions[label] = ButtonField(label, self._starter(label, make_job))
+    def further_button(self, label: str, make_job: Callable[[], Job], view: ProgressView) -> ButtonField:
+        """Return one more button that starts a job, to be put elsewhere with its view; Cancel is this one's."""
+        self.actions[label] = ButtonField(label, self._starter(label, make_job, view))
         return self.actions[label]
 
-    def _starter(self, label: str, make_job: Callable[[], Job]) -> Callable[[], None]:
+    def _starter(self, label: str, make_job: Callable[[], Job], view: ProgressView) -> Callable[[], None]:
         def start() -> None:
             for shown in (*self._error_fields.values(), *self.actions.values()):
                 shown.set_problem("")
@@ -96,40 +96,41 @@ class JobRunner:
             if self._worker.running:
                 # What the button then says is true until that job ends.
                 self._worker.when_idle(lambda: self.actions[label].set_problem(""))
-            self._worker.start(lambda: self._run(job))
+            self._worker.start(lambda: self._run(job, view))
 
         return start
 
     def _cancel(self) -> None:
         if self._worker.running:
             self._worker.cancelled.set()
-            self.view.show_status(CANCELLING)
+            self._shown_in.show_status(CANCELLING)
         else:
             self.view.show_status("no job is running")
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job, view: ProgressView) -> None:
         """Run a job in the worker's thread, and show its result or its error."""
-        self.view.show_status(f"{job.title}: starting")
+        self._shown_in = view
+        view.show_status(f"{job.title}: starting")
         self._results.forget_error(job.call.verb)
         progress = PanelProgress(job.title, self._worker.cancelled)
         memory = JobMemory(*job.predicted)
         self._stop_button.listen()
         run = partial(job.call.run, on_progress=progress, **job.hidden)
         try:
-            record = job.on_result(self.view.follow(progress, memory, run, job.draw))
+            record = job.on_result(view.follow(progress, memory, run, job.draw))
             self._results.add(job.call.verb, str(job.call), record)
             # The report may be a screen further down.
-            self.view.show_status(f"{job.title}: done in {progress.seconds()}. {record.headline()}".strip())
+            view.show_status(f"{job.title}: done in {progress.seconds()}. {record.headline()}".strip())
         except JobCancelled:
             ended = "; ".join(filter(None, (f"cancelled {progress.end()}", _WHOLE, job.kept())))
-            self.view.show_status(f"{job.title}: {ended}")
+            view.show_status(f"{job.title}: {ended}")
         except BaseException as error:  # noqa: BLE001  # nobody else would see it
             forget_variables(error)
-            self._show_error(job, error, progress)
+            self._show_error(job, view, error, progress)
         finally:
             self._stop_button.leave()
 
-    def _show_error(self, job: Job, error: BaseException, progress: PanelProgress) -> None:
+    def _show_error(self, job: Job, view: ProgressView, error: BaseException, progress: PanelProgress) -> None:
         """Tell an error once: beside its field, in the status, or, where it ended work, where results stay."""
         line = panel_line(error, self._error_fields)
         shown = field_of_error(error, self._error_fields)
@@ -139,5 +140,5 @@ class JobRunner:
             line = f"stopped {progress.end()}: why stands below the panel"
         elif shown:
             shown.set_problem(line)
-            line = MARKED
-        self.view.show_status(f"{job.title}: {line}", failed=True)
+            line = f"not started: “{shown.control.description}” is marked above"
+        view.show_status(f"{job.title}: {line}", failed=True)

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from functools import partial
 
-from ipywidgets import HTML, Box, Layout
+from ipywidgets import HTML, Box, Layout, VBox
 
 from qtoolkit.notebook.panels.field import ButtonField
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 
-# Panel -> what it does with the folder.
+# Panel -> what it does with the folder, in the order in which most people want it; the last is for some alone.
 _STEPS = {
     "compare": "Compare it with the original",
-    "convert": "Write it in another format",
     "publish": "Verify and publish it",
+    "convert": "Write it in another format",
 }
 
 
@@ -35,7 +35,8 @@ class NextSteps:
         self.buttons = {
             name: ButtonField(label, partial(self._turn, name)) for name, label in _STEPS.items() if name in shown
         }
-        self.box = Box([button.box for button in self.buttons.values()], layout=Layout(flex_flow="row wrap"))
+        buttons = Box([button.box for button in self.buttons.values()], layout=Layout(flex_flow="row wrap"))
+        self.box = VBox([HTML('<div class="qtk-text">Next, in this order:</div>'), buttons])
         self.repair = HTML()
         choice.observe(lambda change: self._show_repair(), names="folder")
         self._show_repair()

@@ -23,7 +23,7 @@ from qtoolkit.units import format_bytes
 # The first plan imports much of transformers, which parses sources. CPython before 3.13 fails where two threads do that
 # at once (SystemError: AST constructor recursion depth mismatch). So others wait for the first one.
 _FIRST, _FIRST_IS_MADE = threading.Lock(), threading.Event()
-_MACHINES = "where the job shall run: another machine has the memory that a fresh session of it leaves free"
+_MACHINES = "where the job shall run; of another machine, the memory that is free in a new session there counts"
 _MARKS = {"fits": "✔", "tight": "⚠", "does not fit": "✖"}
 
 
@@ -119,8 +119,9 @@ def _machines() -> list[tuple[str, str]]:
 def plan_html(plan: Plan) -> str:
     """Draw a plan: a verdict, a bar for each phase, and all of its rows folded below."""
     verdict = f"{_MARKS.get(plan.verdict, '')} {plan.verdict or 'nothing is known of the machine'}"
-    size = f"{format_bytes(plan.source.footprint)} would become {format_bytes(plan.footprint_after)}"
-    head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk. A forecast: nothing is done yet."
+    size = f"{format_bytes(plan.source.footprint)} would become {format_bytes(plan.footprint_after)} in memory"
+    told = "A forecast: nothing is done yet, the panel Quantize does it."
+    head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk. {told}"
     reading = plan.reading
     loads = [] if reading is None else [f"{reading.name} {'loads' if reading.loads else 'does not load'} the result"]
     if reading is not None and not reading.loads:

@@ -62,7 +62,7 @@ class PublishPanel:
         hint = "a variable with what qt.evaluate gave of this folder, for the card"
         self.quality = keyword_field(PublishRequest, "quality", "Figures", hint=hint)
         self.revision = keyword_field(PublishRequest, "revision", "Branch")
-        self.public = switch_field("Everybody may see it", value=False)
+        self.public = switch_field("Public: everybody may see it", value=False)
         self.public.ticked = False  # private=False
         self.create_pr = keyword_field(PublishRequest, "create_pr", "Open a pull request instead")
         self.login = HTML()

@@ -71,13 +71,16 @@ class QuantizePanel:
         boxes = [self.model.box, methods.box]
         self._fields = [self.output, self.for_, self.into, self.workers, self.overwrite]
         self._proposed = ""
+        self._made = ""
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Quantize": self._job}, self._fields, errors)
         self.try_it = TryIt(self.runner)
         self.saved = HTML()
         self.next_steps = NextSteps(choice, shown)
         self.zip_it = ZipIt(choice, self.runner)
-        self.of_saved = VBox([self.next_steps.box, self.next_steps.repair, self.zip_it.button.box])
+        self.of_saved = VBox(
+            [self.next_steps.box, self.next_steps.repair, self.zip_it.button.box, self.zip_it.view.box]
+        )
         # Shown by one message: a job's end sends the page enough as it is.
         self.afterwards = VBox([self.saved, self.try_it.box, self.of_saved], layout=Layout(display="none"))
         below = [self.call, self.runner.box, self.afterwards]
@@ -105,6 +108,9 @@ class QuantizePanel:
         return SharedCall("quantize", arguments, options, into=self.into.value, workers=self.workers.value)
 
     def _job(self) -> Job:
+        if self._made:
+            # Told as something older as soon as a new job is wanted, which may be refused.
+            self.saved.value = f'<div class="qtk-text">Made before, and still there: {escape(self._made)}</div>'
         self.model.needed("a Hub id or a folder")
         if self._choice.config is None:
             raise ConfigError("a field of the method is wrong: it says so beside itself")
@@ -133,8 +139,8 @@ class QuantizePanel:
         report: QuantizationReport = result.report
         # The status tells of the next job soon.
         places = [f"saved to {folder}"] * bool(folder) + [f"kept as {into}"] * bool(into)
-        made = f"Made last: {report.memory.sizes()}, {' and '.join(places)}"
-        self.saved.value = f'<div class="qtk-text qtk-made">{escape(made)}</div>'
+        self._made = f"{report.memory.sizes()}, {' and '.join(places)}"
+        self.saved.value = f'<div class="qtk-text qtk-made">Made: {escape(self._made)}</div>'
         self.of_saved.layout.display = None if folder else "none"
         self.afterwards.layout.display = None
         self.try_it.take(Made(model, device, folder, into))

@@ -30,7 +30,7 @@ def reader_field(choice: PanelChoice, request: type[Request]) -> Field:
         request,
         "for_",
         "Made for",
-        hint="the program that will run the result: a recipe that it cannot load is refused before any work",
+        hint="the program that will run the result: options that it cannot load are refused before any work",
         menu=menu,
     )
     field.value = choice.for_

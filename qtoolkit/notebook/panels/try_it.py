@@ -11,6 +11,7 @@ from ipywidgets import HTML, Layout, VBox
 from qtoolkit.errors import ConfigError, masked
 from qtoolkit.notebook.panels.field import text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
+from qtoolkit.notebook.panels.progress_view import ProgressView
 from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.records import Answers
 
@@ -77,17 +78,18 @@ class TryIt:
 
     Attributes:
         box: the widget to put on the page.
-        prompt, button: what is asked, and asks.
+        prompt, button, view: what is asked, asks, and tells how far that is.
         answers: HTML with the call and both answers side by side; they stand in the results too, which stay without a
             kernel.
     """
 
     def __init__(self, runner: JobRunner) -> None:
         self._made: Made | None = None
-        self.prompt = text_field("Try it", _PROMPT, hint="a text to continue, before and after")
-        self.button = runner.further_button("Try it", self._job)
+        self.prompt = text_field("Try it", _PROMPT, hint="a text that both models continue by a few words")
+        self.view = ProgressView()
+        self.button = runner.further_button("Try it", self._job, self.view)
         self.answers = HTML(layout=Layout(max_width="100%"))
-        self.box = VBox([self.prompt.box, self.button.box, self.answers])
+        self.box = VBox([self.prompt.box, self.button.box, self.view.box, self.answers])
 
     def take(self, made: Made) -> None:
         """Let it try what was made."""

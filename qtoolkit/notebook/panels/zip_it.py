@@ -6,6 +6,7 @@ from typing import Any
 
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
+from qtoolkit.notebook.panels.progress_view import ProgressView
 from qtoolkit.records import Archive
 
 
@@ -40,12 +41,13 @@ class ZipIt:
         runner: runs the job.
 
     Attributes:
-        button: starts it.
+        button, view: starts it, and tells how far it is.
     """
 
     def __init__(self, choice: PanelChoice, runner: JobRunner) -> None:
         self._choice = choice
-        self.button = runner.further_button("Zip it for download", self._job)
+        self.view = ProgressView()
+        self.button = runner.further_button("Zip it for download", self._job, self.view)
 
     def _job(self) -> Job:
         folder = self._choice.folder

@@ -15,9 +15,11 @@ __all__ = ["shell"]
 
 
 def told(part: Any) -> str:
-    """What one of the panels says of its last job, and beside its fields."""
+    """What one of the panels says of its last jobs, and beside its fields."""
     fields = (field.problem for field in vars(part).values() if isinstance(field, Field))
-    return " | ".join([unescape(part.runner.view.status.value), *filter(None, fields)])
+    further = (getattr(part, name).view for name in ("try_it", "zip_it") if hasattr(part, name))
+    statuses = [unescape(view.status.value) for view in (part.runner.view, *further)]
+    return " | ".join(filter(None, [*statuses, *fields]))
 
 
 @pytest.fixture

@@ -77,6 +77,12 @@ def test_a_model_kept_as_a_variable_is_asked(open_panel: Open, shell: Interactiv
     shell.user_ns["q"] = 7
     asked(panel)
     assert "the variable q is no longer the quantized model: quantize it again" in told(panel.quantize)
+    # What a refused job did not make is not told as made.
+    panel.quantize.into.value = "7"
+    panel.quantize.runner.actions["Quantize"].press()
+    assert (
+        "Made before, and still there: " in panel.quantize.saved.value and "qtk-made" not in panel.quantize.saved.value
+    )
 
 
 def test_where_the_original_does_not_fit_the_quantized_model_answers(
@@ -100,7 +106,7 @@ def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama:
     tabs = panel.box.children[2]
     steps = panel.quantize.next_steps
     assert "qt.repair(" in unescape(steps.repair.value)
-    assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "convert", "publish"]
+    assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "publish", "convert"]
     for name, button in steps.buttons.items():
         button.press()
         assert tabs.children[tabs.selected_index] is getattr(panel, name).box

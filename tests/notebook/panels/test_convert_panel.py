@@ -58,7 +58,7 @@ def test_a_refusal_and_the_way_out_of_it(
     convert: ConvertPanel = open_panel(only="convert").convert
     convert.source.value, convert.format.value, convert.output.value = str(saved), "mlx", str(tmp_path / "out")
     assert press(convert) is None
-    assert "does not hold: tick “Round minima where codes are asymmetric”" in told(convert)
+    assert "does not hold: tick “Allow small changes: round minima of asymmetric codes”" in told(convert)
     convert.lossy.value = True
     record = press(convert)
     assert isinstance(record, Conversion) and record.lossy and (tmp_path / "out" / "config.json").is_file()

@@ -165,7 +165,8 @@ def test_what_a_job_refuses_is_told_beside_its_field_until_that_changes(
     panel.worker.wait(60)
     found = attrgetter(field)(part)
     assert problem in found.problem
-    assert MARKED in part.runner.view.status.value and panel.results.records == {}
+    assert f"not started: “{found.control.description}” is marked above" in part.runner.view.status.value
+    assert panel.results.records == {}
     found.value = "cpu" if field == "methods.device" else "512"
     assert found.problem == ""
 

@@ -12,7 +12,7 @@ FIELDS: ErrorFields = {
     "for_": text_field("Made for"),
     "overwrite": switch_field("Replace the folder", value=False),
     "lossy": switch_field("Round", value=False),
-    "private": switch_field("Everybody may see it", value=False),
+    "private": switch_field("Public: everybody may see it", value=False),
     CheckpointError: text_field("Model"),
 }
 FIELDS["private"].ticked = False
@@ -26,8 +26,8 @@ FIELDS["private"].ticked = False
         ("out exists: give overwrite=True to replace it", "out exists: tick “Replace the folder” to replace it"),
         ("give lossy=True or format='mlx'", "tick Round or Format mlx"),
         ("for_='vllm': leave for_ out", "“Made for” vllm: leave “Made for” out"),
-        ("it is public already: give private=False", "it is public already: tick “Everybody may see it”"),
-        ("give private=True", "untick “Everybody may see it”"),
+        ("it is public already: give private=False", "it is public already: tick “Public: everybody may see it”"),
+        ("give private=True", "untick “Public: everybody may see it”"),
         ("give GPTQ(format='mlx'), or leave lossy out", "give GPTQ(format='mlx'), or leave lossy out"),
         ("give resume=False", "give resume=False"),
     ],
