@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError, did_you_mean
-from qtoolkit.methods.patterns import NamePatterns
+from qtoolkit.methods.module_patterns import NamePatterns
 from qtoolkit.requests import option
 
 

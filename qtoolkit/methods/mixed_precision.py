@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError, did_you_mean
 from qtoolkit.methods.config import MethodConfig
-from qtoolkit.methods.patterns import NamePatterns
+from qtoolkit.methods.module_patterns import NamePatterns
 from qtoolkit.requests import option
 from qtoolkit.units import parse_bytes
 

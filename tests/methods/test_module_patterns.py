@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase, translate
 import pytest
 
 from qtoolkit import AbsMax
-from qtoolkit.methods import patterns
-from qtoolkit.methods.patterns import NamePatterns
+from qtoolkit.methods import module_patterns
+from qtoolkit.methods.module_patterns import NamePatterns
 
 NAMES = (
     "lm_head",
@@ -61,7 +61,7 @@ def test_many_patterns_are_not_compared_with_each_name(monkeypatch: pytest.Monke
         compared.append(pattern)
         return re.compile(translate(pattern))
 
-    monkeypatch.setattr(patterns, "_compiled", noting)
+    monkeypatch.setattr(module_patterns, "_compiled", noting)
     config = AbsMax(rules={f"model.layers.{layer}.*_proj": {"bits": 8} for layer in range(2000)})
     assert config.of("model.layers.77.mlp.up_proj").bits == 8
     assert compared == ["model.layers.77.*_proj"]
