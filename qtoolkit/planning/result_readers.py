@@ -20,19 +20,19 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 }
 
 
-def with_readers(plan: Plan, config: MethodConfig, for_: str | None, heads: tuple[int, ...]) -> Plan:
+def with_readers(plan: Plan, config: MethodConfig, for_: str | None, **known: tuple[Any, ...]) -> Plan:
     """Return a plan that says which programs will load its result.
 
     Args:
         plan: a plan.
         config: its config, fitted.
         for_: the program that shall load it, with or without a version; None for none in particular.
-        heads: of the model, as `heads_of`.
+        known: of the model: `heads` and `given_values`, as `Stored` has them.
 
     Raises:
         ConfigError: the contract does not know the program, or does not know the format.
     """
-    stored = replace(_stored_of(plan, config, {layer.name: layer.bits for layer in plan.layers}), heads=heads)
+    stored = replace(_stored_of(plan, config, {layer.name: layer.bits for layer in plan.layers}), **known)
     readings = readers_of(stored)
     if for_ is not None:
         asked = reading_of(for_, readings)
