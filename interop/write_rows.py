@@ -33,6 +33,8 @@ FEW = torch.arange(3, 35)[None]  # (1, 32)
 _GATE = ("lm_head", "layers.0.mlp.gate_proj")
 _SMALL = {"vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
 _MIXTRAL = {"intermediate_size": 256, "num_key_value_heads": 2, "num_local_experts": 4}
+_QWEN3_MOE = {"num_key_value_heads": 2, "head_dim": 32, "moe_intermediate_size": 128, "num_experts": 4}
+_QWEN3_MOE |= {"num_experts_per_tok": 2}
 _GPT_OSS = {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 32, "num_local_experts": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", _SMALL | _MIXTRAL),
@@ -42,6 +44,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "fp8-cut": ("llama", _SMALL | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}),
     # mlx-lm finds groups by the shapes of tensors, whatever the config says of them.
     "awq-256inputs": ("llama", _SMALL | {"hidden_size": 256, "intermediate_size": 512}),
+    # With a bias in no layer, and heads of a size that its attention takes.
+    "falcon": ("falcon", _SMALL | {"bias": False, "alibi": False}),
+    "qwen3-moe": ("qwen3_moe", _SMALL | _QWEN3_MOE),
     "gpt-oss": ("gpt_oss", _SMALL | _GPT_OSS | {"num_experts_per_tok": 2}),
 }
 # By the model in front of the name, or the Llama of the other scripts.
@@ -54,8 +59,10 @@ MADE: dict[str, Any] = {
     "mixtral-int8": qt.W8A8(),
     "nf4": qt.NF4(),
     "mixtral-nf4": qt.NF4(),
+    "falcon-nf4": qt.NF4(),
     "native": qt.AbsMax(format="native"),
     "mlx": qt.GPTQ(**CHEAP | {"format": "mlx"}),
+    "qwen3-moe-mlx": qt.GPTQ(**CHEAP | {"format": "mlx"}),
     "gptq": qt.GPTQ(**CHEAP),
     "gptq-mixed": qt.GPTQ(**CHEAP, rules={"*.[qkv]_proj": {"bits": 8}}),
     "packed": qt.GPTQ(**CHEAP, **PACKED),
@@ -169,15 +176,15 @@ def values_of(folder: Path) -> dict[str, Any]:
     return values
 
 
-def write_awq(folder: Path, group_size: int) -> None:
-    """A Llama in AWQ, packed by AutoAWQ's formula written out."""
+def write_awq(folder: Path, group_size: int, left: str = "") -> None:
+    """A Llama in AWQ, packed by AutoAWQ's formula written out, but for the layers of one name."""
     model = model_of(folder.name)
-    described = AWQ | {"group_size": group_size}
+    described = AWQ | {"group_size": group_size} | ({"modules_to_not_convert": [left]} if left else {})
     model.save_pretrained(folder)
     numbers().save_pretrained(folder)
     file = folder / "model.safetensors"
     tensors = load_file(file)
-    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+    for name in [name for name in tensors if name.endswith("_proj.weight") and not (left and left in name)]:
         stored, _ = quantize(tensors.pop(name), group_size)
         tensors |= {f"{name.removesuffix('.weight')}.{key}": value.contiguous() for key, value in stored.items()}
     save_file(tensors, file, {"format": "pt"})
@@ -244,6 +251,7 @@ def main(folder: Path) -> None:
         shutil.copytree(DATA / theirs, folder / name)
         keep(qt.load(folder / name, device="cpu", dtype="float32").model, folder / name, FEW)
     write_awq(folder / "awq", group_size=32)
+    write_awq(folder / "awq-left-unit", group_size=32, left="gate_proj")
     for name in ("nvfp4", "mxfp4"):
         write_float4(folder / name, f"{name}-pack-quantized")
     write_float4(folder / "nvfp4-left-unit", "nvfp4-pack-quantized", left="gate_proj")

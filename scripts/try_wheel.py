@@ -28,7 +28,7 @@ RUN_NOTEBOOK = """
 import sys, nbformat, qtoolkit
 from nbclient import NotebookClient
 assert not qtoolkit.__file__.startswith(sys.argv[2]), qtoolkit.__file__
-NotebookClient(nbformat.read(sys.argv[1], as_version=4), timeout=600).execute()
+NotebookClient(nbformat.read(sys.argv[1], as_version=4), timeout=1800).execute()
 """
 
 

@@ -80,7 +80,9 @@ def open_repaired(model: Any, source: ModelSource, device: str) -> Repaired:
     # The format of a file is called as what it is read as.
     file_format = format_of({"quant_method": checkpoint.format})
     if not isinstance(file_format, FileFormat):
-        raise UnsupportedModelError(f"{checkpoint.name} is not quantized: there is nothing to repair")
+        raise UnsupportedModelError(
+            f"{checkpoint.name} is not quantized: name the quantized model that the adapter is for"
+        )
     loaded = load_streamed(checkpoint, None, device=device, on_progress=ignore_progress)
     notes = (
         *checkpoint.notes,

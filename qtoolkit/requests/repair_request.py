@@ -41,6 +41,10 @@ class RepairRequest(OnDevice, HubSource, WithProgress):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.target_size is not None:
+            if self.rank != type(self).rank:
+                raise ConfigError(
+                    f"rank={self.rank} and target_size={self.target_size!r} both say how large the adapter is: give one"
+                )
             try:
                 parse_bytes(self.target_size)
             except ConfigError as error:

@@ -65,6 +65,8 @@ def test_bytes_go_to_the_layers_that_give_back_most(
         base = qt.load(tiny_llama, device="cpu")(input_ids=IDS).logits
         found = PeftModel.from_pretrained(q.model, tmp_path / "adapter")(input_ids=IDS).logits
     assert (found - base).norm() < 0.8 * (plain - base).norm()
+    with pytest.raises(ConfigError, match="rank=4 and target_size=4600 both say how large the adapter is: give one"):
+        qt.repair(quantized_folder, tiny_llama, tmp_path / "both", **{**SMALL, "target_size": 4600, "rank": 4})
     with pytest.raises(ConfigError, match=r"target_size=4\.6 kB has no room for an adapter: give at least"):
         qt.repair(quantized_folder, tiny_llama, tmp_path / "small", **{**SMALL, "target_size": 4600})
 

@@ -130,7 +130,12 @@ def test_models_that_do_not_belong_together(
     other = tmp_path / "qwen2"
     random_model("qwen2", vocab_size=few_tokens(smollm2, other)).save_pretrained(other)
     wrong: list[tuple[Path, Path, type[QToolkitError], str]] = [
-        (tiny_llama, tiny_llama, UnsupportedModelError, "is not quantized: there is nothing to repair"),
+        (
+            tiny_llama,
+            tiny_llama,
+            UnsupportedModelError,
+            "is not quantized: name the quantized model that the adapter is for",
+        ),
         (quantized_folder, quantized_folder, UnsupportedModelError, "quantized"),
         (quantized_folder, other, ConfigError, "is a LlamaForCausalLM.*give what it was made from as base"),
     ]

@@ -37,6 +37,10 @@ TOLD: dict[str, dict[str, str]] = {
     "NF4 and FP4 store them as transformers 4 did": {"NF4": "transformers transformers4"},
     "peft trains LoRA on every result": {"GPTQ": "peft"},
     "is too old for peft": {},
+    "That function turns checkpointing on for GPTQ and bitsandbytes alone": {
+        "NF4": "transformers peft",
+        "GPTQ": "peft",
+    },
     "| [train an adapter](#train) | peft, any trainer": {"GPTQ": "peft"},
     "Pickled weights and models that bring their own code": {},
     "are written of these models; the others are refused": {"gguf": "llama.cpp"},
