@@ -31,7 +31,7 @@ BNB = (
         source="transformers/quantizers/quantizer_bnb_4bit.py",
         since=(Since("4.30.0", without="4.29.2", found="load_in_4bit"),),
         needs="bitsandbytes",
-        limits=(WHOLE_EXPERTS, _BNB_OWN),
+        limits=(WHOLE_EXPERTS,),
     ),
     Entry(
         "vllm",

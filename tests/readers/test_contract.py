@@ -208,3 +208,9 @@ def test_a_card_names_who_loads_it_and_who_does_not() -> None:
 def test_a_program_is_known_however_it_is_spelled(spelled: str, name: str) -> None:
     assert reading_of(spelled, readers_of(PACKED)).reader == name
     assert ForReader(for_=spelled).for_ == name
+
+
+def test_falcons_own_layers_are_found_by_transformers_4_alone() -> None:
+    """transformers 5 leaves a class of their own as it is, and then finds packed codes in its place (make interop)."""
+    readings = readers_of(Stored(format="bitsandbytes", bits=(4,), own_linear="FalconForCausalLM"))
+    assert reading_of("transformers4", readings).loads and not reading_of("transformers", readings).loads
