@@ -69,8 +69,8 @@ def main() -> None:
         memory = layout.block_bytes() + kept_bytes(layout, job) / given.shards
         print(
             f"{layout.name}: {memory / 1e9:.1f} GB of memory a worker beside its process; "
-            f"{kept_bytes(layout, job) / 1e9:.0f} GB of disk in the shared folder; {moved / 1e12:.1f} TB through it, and "
-            f"{layout.block_bytes() / 1e9:.1f} GB of weights a block and worker"
+            f"{kept_bytes(layout, job) / 1e9:.0f} GB of disk in the shared folder; {moved / 1e12:.1f} TB through it, "
+            f"and {layout.block_bytes() / 1e9:.1f} GB of weights a block and worker"
         )
         before = 0.0
         for workers in WORKERS:
