@@ -62,7 +62,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="WikiText-2's validation text, or another")
     parser.add_argument("--bits", type=int, nargs="+", default=[3, 4])
-    parser.add_argument("--samples", type=int, default=96, help="of 512 tokens, to repair on")
+    parser.add_argument("--samples", type=int, default=128, help="of 512 tokens, to repair on")
     parser.add_argument("--tokens", type=int, default=16384, help="to measure on")
     with TemporaryDirectory() as made:
         main(parser.parse_args(), Path(made))

@@ -81,6 +81,18 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": EXPERTS},
     "emu3": {"vocabulary_map": {"<image>": 4}},
     "falcon_h1": {"mamba_n_heads": 32, "mamba_d_head": 2},
+    # Its own tower is one of timm, which is not installed.
+    "fast_vlm": {
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "image_size": 32,
+            "patch_size": 8,
+        }
+    },
     "gemma3n": {"text_config": {"num_kv_shared_layers": 0}},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "glm46v": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}},

@@ -16,7 +16,7 @@ from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
 from qtoolkit.jobs.convertible import Convertible, read_convertible
 from qtoolkit.jobs.recoded import Recoded, recode, refusal
 from qtoolkit.jobs.shard_workers import ExecutorWorkers
-from qtoolkit.jobs.shared_parts import MadeParts, Parts, make_parts
+from qtoolkit.jobs.shared_parts import PARTS_KEPT, MadeParts, Parts, make_parts
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.structure import block_list
 from qtoolkit.requests import ConvertRequest, ModelSource
@@ -151,7 +151,7 @@ class SharedConversion:
         self._allowed = {"lossy": request.lossy, "wider": request.wider}
         self._names = parts.names
         opens = partial(_open_quantized, portable_name(request.model, checkpoint), checkpoint.commit_hash)
-        self._workers = ExecutorWorkers(request, checkpoint, opens=opens)
+        self._workers = ExecutorWorkers(request, checkpoint, opens=opens, kept=PARTS_KEPT)
         self._location = JournalLocation(journal_of(path_of(request.output, "output")))
         self._recipe = {
             "method": "convert",

@@ -17,7 +17,8 @@ from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.jobs.file_probe import probe_file
 from qtoolkit.jobs.file_workers import round_in_parts
 from qtoolkit.jobs.part_workers import quantize_in_parts
-from qtoolkit.jobs.shard_workers import ExecutorWorkers
+from qtoolkit.jobs.shard_workers import SHARDS_KEPT, ExecutorWorkers
+from qtoolkit.jobs.shared_parts import PARTS_KEPT
 from qtoolkit.measure.footprint import memory_footprint
 from qtoolkit.measure.guard import explained, guarded
 from qtoolkit.measure.host import hardware, this_machine, versions
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ADVICE = "qt.plan tells what needs less; blocks that a calibrated job had done are kept, and the same call goes on"
-_KEPT = "blocks that are done are kept, and the same call goes on with them"
 
 
 @explained("quantizing", _ADVICE)
@@ -74,7 +74,7 @@ def run_quantization(
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
             journal = JournalLocation(journal_of(folder), mirror) if folder is not None and resumes else None
-            advice = f"{_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
+            advice = f"{PARTS_KEPT if journal else 'nothing was written'}; qt.plan tells what needs less"
             on_progress = guarded(request.report, f"{method.name} of {checkpoint.name}", advice)
             config = with_rules_of(config, journal)
             met = meet_target(checkpoint, config, device, machine, rss=rss, on_progress=on_progress)
@@ -89,7 +89,7 @@ def run_quantization(
                 for_=request.for_,
             )
             refuse_unread(planned.plan)
-            check_fits(planned.plan)
+            check_fits(planned.plan, in_parts=in_parts)
             checkpoint = identify(planned.checkpoint, on_progress)
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
@@ -129,7 +129,8 @@ def _sharing(
     if request.executor is None:
         return method.quantize
     assert new is not None
-    workers = ExecutorWorkers(request, checkpoint)
+    in_parts = isinstance(method, WeightOnlyMethod) or method.writes_file
+    workers = ExecutorWorkers(request, checkpoint, kept=PARTS_KEPT if in_parts else SHARDS_KEPT)
     workers.check(new)
     if isinstance(method, WeightOnlyMethod):
         base = base_folder(checkpoint.path, checkpoint.name)

@@ -34,6 +34,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.planning.device import adapt_dtype, resolve_device
 from qtoolkit.publishing import measure_probe
+from qtoolkit.quantized import QuantizedModel
 from qtoolkit.records import AdapterReceipt, OnProgress, Probe, QualityReport, Repair
 from qtoolkit.requests import EvaluateRequest, ModelSource, RepairRequest
 from qtoolkit.stream.journal import Journal, JournalLocation
@@ -60,10 +61,11 @@ def run_repair(request: RepairRequest) -> Repair:
     on_progress = guarded(request.report, "the repair", _LESS)
     folder = path_of(request.output, "output")
     check_output(folder, overwrite=request.overwrite)
+    model = request.model.path if isinstance(request.model, QuantizedModel) else request.model
+    for source in (model, request.base):
+        refuse_own_source(source, folder)
     base = adapt_dtype(open_source(request.base, ModelSource(token=request.token), expands=True), device)
     repaired = open_repaired(request.model, ModelSource(revision=request.revision, token=request.token), device)
-    for source in (repaired.name, base.name):
-        refuse_own_source(source, folder)
     pair = pair_of(repaired, base, request.rank if request.target_size is None else None, device)
     text = read_calibration(
         base,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _SAME = ("qtoolkit", "torch", "transformers")
 # What a pool of processes, and what Dask, says of workers that ended.
 _LOST = ("BrokenProcessPool", "KilledWorker")
-_KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
+SHARDS_KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
 
 
 class ExecutorWorkers:
@@ -58,7 +58,7 @@ class ExecutorWorkers:
         checkpoint: Checkpoint,
         *,
         opens: Callable[[], Checkpoint] | None = None,
-        kept: str = _KEPT,
+        kept: str = SHARDS_KEPT,
     ) -> None:
         assert request.executor is not None
         self._executor: Executor = request.executor
@@ -209,7 +209,7 @@ def do_task(job: ShardedJob, task: Task, attempt: int) -> Any:
 
 
 @contextmanager
-def naming_worker(kept: str = _KEPT) -> Iterator[None]:
+def naming_worker(kept: str = SHARDS_KEPT) -> Iterator[None]:
     """Let errors of a `with` block that would come again name this worker.
 
     Args:

@@ -22,6 +22,8 @@ from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.journal import Fits, Journal, JournalLocation
 from qtoolkit.units import format_bytes
 
+PARTS_KEPT = "blocks that are done are kept, and the same call goes on with them"
+
 
 class Parts(Protocol):
     """Make the parts of a result, one at a time."""
@@ -123,7 +125,7 @@ def make_part(job: PartsJob, number: int, attempt: int) -> dict[str, Any]:
     Raises:
         QToolkitError: it fails and would fail again; the message names the worker.
     """
-    with naming_worker(), _held.lock:
+    with naming_worker(PARTS_KEPT), _held.lock:
         parts, journal = _held.get(job.key, lambda: (job.opens(), _journal_of(job)))
         tensors, facts = parts.make(number)
         journal.write(number, tensors, facts)

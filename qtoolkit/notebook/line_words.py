@@ -1,5 +1,7 @@
 """Write what a message calls options in Python, `seq_len=64`, as they stand on the line of a magic: `--seq-len 64`."""
 
+import re
+
 from qtoolkit.methods import available_methods, config_class
 from qtoolkit.notebook.lines import MAGICS
 from qtoolkit.notebook.option_words import plain, with_other_words
@@ -22,6 +24,8 @@ def in_words_of_line(message: str, magic: str, *, has_body: bool, names_options:
         >>> message = "out has asymmetric codes: give lossy=True or format='compressed-tensors'"
         >>> in_words_of_line(message, "qconvert", has_body=False, names_options=True)
         'out has asymmetric codes: give --lossy or FORMAT compressed-tensors'
+        >>> in_words_of_line("device must be auto or cpu", "quantize", has_body=False, names_options=True)
+        '--device must be auto or cpu'
     """
     options = _options_of(magic, has_body=has_body)
     if not options:
@@ -35,7 +39,13 @@ def in_words_of_line(message: str, magic: str, *, has_body: bool, names_options:
     def given(name: str, value: str) -> str:
         return f"{words[name]} {plain(value)}".rstrip() if name in words else _written(options[name], value)
 
-    return with_other_words(message, (*options, *words), given=given, bare=bare)
+    said = with_other_words(message, (*options, *words), given=given, bare=bare)
+    first = re.match(r"(\w+) must ", said)
+    # A message of an option begins with its name, which of one word alone could be any word elsewhere.
+    if names_options and first and first[1] in (*options, *words):
+        name = first[1]
+        return (words[name] if name in words else options[name].flags[0]) + said.removeprefix(name)
+    return said
 
 
 def _options_of(magic: str, *, has_body: bool) -> dict[str, LineOption]:

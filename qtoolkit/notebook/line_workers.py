@@ -32,10 +32,10 @@ def with_workers(options: Mapping[str, Any], given: Mapping[str, Any]) -> Iterat
     if len(ways) > 1:
         raise ConfigError(f"--{ways[0]} and --{ways[1]} both say who does the work: give one")
     if "workers" in given:
-        with _processes(given["workers"]) as executor:
+        with processes(given["workers"], "--workers") as executor:
             yield {**options, "executor": executor}
     elif "dask" in given:
-        with _cluster(given["dask"]) as client:
+        with cluster(given["dask"], "--dask") as client:
             yield {**options, "executor": client}
     else:
         yield dict(options)
@@ -47,24 +47,32 @@ def with_count(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: it is none.
     """
-    return {name: _count_of(value) if name == "workers" else value for name, value in options.items()}
+    return {name: _count_of(value, "--workers") if name == "workers" else value for name, value in options.items()}
 
 
-def _count_of(text: str) -> int:
-    """Read how many workers a line asks for.
+def _count_of(text: str, label: str) -> int:
+    """Read how many workers are asked for, by a line or a field of this label.
 
     Raises:
         ConfigError: the text is no number, or too many.
     """
     if not text.isdecimal() or not 0 < int(text) <= _MOST:
-        raise ConfigError(f"--workers must be a number of processes from 1 to {format_count(_MOST)}, got {text!r}")
+        raise ConfigError(f"{label} must be a number of processes from 1 to {format_count(_MOST)}, got {text!r}")
     return int(text)
 
 
 @contextmanager
-def _processes(text: str) -> Iterator[ProcessPoolExecutor]:
-    """Start processes of one thread each, so that results are the same for any number of them."""
-    count = _count_of(text)
+def processes(text: str, label: str) -> Iterator[ProcessPoolExecutor]:
+    """Start processes of one thread each, so that results are the same for any number of them; they end with the block.
+
+    Args:
+        text: their number.
+        label: what says it, "--workers".
+
+    Raises:
+        ConfigError: it is no such number.
+    """
+    count = _count_of(text, label)
     from qtoolkit.jobs.executor_tasks import take_one_thread
 
     # Forking a kernel, which has threads, may hang.
@@ -77,14 +85,23 @@ def _processes(text: str) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[Any]:
-    """Connect to a scheduler."""
-    distributed = optional("distributed", "--dask")
+def cluster(address: str, label: str) -> Iterator[Any]:
+    """Connect to a scheduler, until the block ends.
+
+    Args:
+        address: "tcp://192.168.1.20:8786".
+        label: what says it, "--dask".
+
+    Raises:
+        ConfigError: none answers there.
+        MissingDependencyError: Dask is not installed.
+    """
+    distributed = optional("distributed", label)
     try:
         client = distributed.Client(address, timeout=_ANSWERS_IN)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"--dask {address}: no scheduler answers there ({oneline(error)}): start one with `dask scheduler`, and "
+            f"{label} {address}: no scheduler answers there ({oneline(error)}): start one with `dask scheduler`, and "
             "give the address that it prints"
         ) from error
     with client:

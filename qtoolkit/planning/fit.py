@@ -46,13 +46,19 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
     return replace(plan, machine=machine, problems=tuple(problems), tight=tuple(tight))
 
 
-def check_fits(plan: Plan) -> None:
+def check_fits(plan: Plan, *, in_parts: bool = False) -> None:
     """Refuse a job that needs more memory or disk than the machine has.
+
+    Args:
+        plan: of the job.
+        in_parts: whether workers make the result part by part: no process holds it then, and disks alone count.
 
     Raises:
         InsufficientMemoryError: main memory or a GPU's memory is too small.
         DiskFullError: a disk is too small.
     """
+    if in_parts:
+        plan = replace(plan, problems=tuple(problem for problem in plan.problems if problem.startswith("disk")))
     if plan.fits:
         return
     what = f"{plan.method} of {plan.source.name} does not fit {plan.machine.name if plan.machine else ''}"

@@ -17,6 +17,7 @@ from qtoolkit.models import structure
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.models.experts import find_experts, modules_apart
 from qtoolkit.models.experts_apart import are_of_experts
+from qtoolkit.models.first_values import layers_given_first_values
 from qtoolkit.models.read_weights import layers_with_read_weights
 from qtoolkit.models.renaming import converted_layers
 from qtoolkit.models.unreached_blocks import unreached_blocks
@@ -49,6 +50,10 @@ class Modules:
     def beside_bytes(self) -> int:
         """Return the bytes of what the model holds beside its parameters and buffers."""
         return beside_bytes(self._checkpoint.skeleton)
+
+    def given_values(self, layers: Iterable[LayerPlan]) -> tuple[str, ...]:
+        """Return which of these layers have a weight that the model's class gives first values to as it is opened."""
+        return layers_given_first_values(self._checkpoint.skeleton, [layer.name for layer in layers])
 
     def planned(self, method: Method | Reader, config: MethodConfig, device: str) -> Planned:
         """Return the config as it fits the layers, the modules that will be quantized, and those that stay.

@@ -110,7 +110,8 @@ def plan_job(
         inference=inference(checkpoint, job, context, batch_size),
         notes=(*checkpoint.notes, *method.notes(config, layers), *mixed, *missing),
     )
-    plan = with_readers(plan, config, for_, heads_of(checkpoint.config))
+    given = modules.given_values(layers)
+    plan = with_readers(plan, config, for_, heads=heads_of(checkpoint.config), given_values=given)
     return PlannedJob(checkpoint, config, judge(plan, machine, saves=saves) if machine else plan, method)
 
 

@@ -31,6 +31,13 @@ _PLAIN_EXPERTS = Limit(
     "experts in 16 bits beside quantized layers, which it does not join",
     "quantize the experts too",
 )
+# transformers/modeling_utils.py, `initialize_weights`; transformers/models/siglip/modeling_siglip.py:424.
+_FIRST_VALUES = Limit(
+    "layers_given_values",
+    (),
+    "packed codes of {got}, whose `weight` the model's class sets as it is opened",
+    "exclude these layers, or leave include out; with qtoolkit imported transformers loads them",
+)
 _TRANSFORMERS_CT = "it expands the codes, so that nothing is saved there; with qtoolkit imported they stay packed"
 PACKED = (
     Entry(
@@ -39,7 +46,7 @@ PACKED = (
         source="transformers/quantizers/quantizer_compressed_tensors.py; tests/readers/test_real_readers.py",
         since=(Since("5.0.0", found="quantizer_compressed_tensors.py"),),
         needs="compressed-tensors >= 0.15",
-        limits=(WHOLE_EXPERTS, _EXPANDS, NO_EMBEDDINGS, _PLAIN_EXPERTS),
+        limits=(WHOLE_EXPERTS, _EXPANDS, NO_EMBEDDINGS, _PLAIN_EXPERTS, _FIRST_VALUES),
         note=_TRANSFORMERS_CT,
     ),
     Entry(

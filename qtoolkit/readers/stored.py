@@ -54,6 +54,7 @@ class Stored:
         left: layers of blocks that are not quantized, by their full names; routers of experts aside, which never are.
         matrices: what servers multiply with, each a quantized layer or some that they join; empty for unknown sizes.
         heads: heads of queries, and of keys and values; empty where they are not known.
+        given_values: layers whose weight the model's class gives first values to as it is opened, by their full names.
     """
 
     format: str
@@ -79,6 +80,12 @@ class Stored:
     split_experts: str = ""
     matrices: tuple[Matrix, ...] = ()
     heads: tuple[int, ...] = ()
+    given_values: tuple[str, ...] = ()
+
+    @property
+    def layers_given_values(self) -> tuple[str, ...]:
+        """Return the layers whose weight gets first values, by the ends of their names."""
+        return named(".".join(name.split(".")[-2:]) for name in self.given_values)
 
     @property
     def outside_tiles(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.checkpoints.folder import read_weights
-from qtoolkit.errors import CheckpointError, DiskFullError, JobCancelled
+from qtoolkit.errors import CheckpointError, DiskFullError, InsufficientMemoryError, JobCancelled
 from qtoolkit.jobs.checkpoint_opening import open_source
 from qtoolkit.records import ProgressEvent, ignore_progress
 from qtoolkit.requests import ModelSource
@@ -93,17 +93,31 @@ def test_a_job_goes_on_with_the_blocks_that_are_done(tiny_llama: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_names_the_worker(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(28, "No space left on device"), DiskFullError, "cannot write beside the output (No space left on"),
+        (MemoryError("no room"), InsufficientMemoryError, "ran out of memory (no room): give it more"),
+    ],
+    ids=["disk", "memory"],
+)
+def test_a_worker_that_fails_is_named_and_blocks_that_are_done_are_kept(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: Any, said: str
 ) -> None:
-    def fail(*arguments: Any) -> Any:
-        raise OSError(28, "No space left on device")
+    write, left = journal._write_tensors, iter([True])
 
-    monkeypatch.setattr(journal, "_write_tensors", fail)
-    with pytest.raises(DiskFullError, match=r"worker .*, cannot write beside the output \(No space left") as caught:
+    def write_once(*arguments: Any) -> Any:
+        if next(left, False):
+            return write(*arguments)
+        raise error
+
+    monkeypatch.setattr(journal, "_write_tensors", write_once)
+    with pytest.raises(kind) as caught:
         on_workers(tiny_llama, "absmax", tmp_path / "out")
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
+    told = str(caught.value)
+    assert told.startswith("worker ") and said in told and "\n" not in told
+    assert told.endswith("blocks that are done are kept, and the same call goes on with them")
+    assert len(list(tmp_path.glob("out.partial/journal/block-*.json"))) == 1
 
 
 @pytest.mark.slow

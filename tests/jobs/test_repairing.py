@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import qtoolkit as qt
 from qtoolkit.adapters.applied import multiplied_weight, with_adapter
 from qtoolkit.errors import ConfigError, OutputExistsError, QToolkitError, UnsupportedModelError
+from qtoolkit.jobs import repairing
 from qtoolkit.records import Repair
 from tests.adapters.conftest import MORE, OTHER_TEXT, SMALL, TEXT, quantized_folder, repaired
 from tests.sample_models import few_tokens, random_model
@@ -138,6 +139,18 @@ def test_models_that_do_not_belong_together(
             qt.repair(model, base, tmp_path / "adapter", rank=4, **SMALL)
     with pytest.raises(OutputExistsError, match="exists"):
         qt.repair(quantized_folder, tiny_llama, quantized_folder, rank=4, **SMALL)
+
+
+def test_neither_model_nor_base_is_replaced(
+    quantized_folder: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {file for folder in (quantized_folder, tiny_llama) for file in folder.iterdir()}
+    # Before anything is loaded.
+    monkeypatch.delattr(repairing, "open_repaired")
+    for output in (quantized_folder, quantized_folder / "inside", tiny_llama, tiny_llama / "inside"):
+        with pytest.raises(OutputExistsError, match=r"which is never (written to|replaced): name another output"):
+            qt.repair(quantized_folder, tiny_llama, output, rank=4, overwrite=True, **SMALL)
+    assert files == {file for folder in (quantized_folder, tiny_llama) for file in folder.iterdir()}
 
 
 def test_it_is_not_merged_into_the_base_which_has_lost_nothing(

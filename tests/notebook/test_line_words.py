@@ -28,6 +28,9 @@ from qtoolkit.notebook.magic_errors import MagicError
         ("quantize", "needs a token: `hf auth login`, or token=", "needs a token: `hf auth login`"),
         ("quantize", "log in with `hf auth login` or give token=", "log in with `hf auth login`"),
         ("qdoctor", "give overwrite=True", "give overwrite=True"),
+        ("qplan", "machine must be one of t4, l4", "--machine must be one of t4, l4"),
+        ("qconvert", "format must be one of gguf, mlx", "FORMAT must be one of gguf, mlx"),
+        ("quantize", "Some text must be there", "Some text must be there"),
     ],
 )
 def test_options_are_called_as_on_the_line(magic: str, before: str, after: str) -> None:

@@ -68,7 +68,7 @@ def test_a_plan_makes_nothing(shell: InteractiveShell, tiny_llama: Path, cell: s
 def test_a_plan_for_another_machine(shell: InteractiveShell, tiny_llama: Path) -> None:
     plan = run(shell, f"%qplan {tiny_llama} --machine t4")
     assert (plan.device, plan.verdict, plan.machine.name) == ("cuda:0", "fits", "t4")
-    with pytest.raises(MagicError, match=r"machine must be one of cpu-12gb, .*, got 'cray'"):
+    with pytest.raises(MagicError, match=r"^--machine must be one of cpu-12gb, .*, got 'cray'"):
         run(shell, f"%qplan {tiny_llama} --machine cray")
 
 

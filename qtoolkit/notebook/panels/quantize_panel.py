@@ -19,9 +19,10 @@ from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
 from qtoolkit.notebook.panels.next_steps import NextSteps
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.shared_call import SharedCall, given_workers, workers_field
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.try_it import Made, TryIt
-from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.notebook.panels.zip_it import ZipIt
 from qtoolkit.partial import partial_of
 from qtoolkit.records import QuantizationReport
@@ -40,7 +41,7 @@ class QuantizePanel:
 
     Attributes:
         box: the widget to put on the page.
-        model, methods, output, for_, into, overwrite: the fields.
+        model, methods, output, for_, into, workers, overwrite: the fields.
         runner: start and cancel, and the progress.
         saved: HTML that tells what was made, and where it is.
         try_it, next_steps, zip_it: what to do with it.
@@ -56,16 +57,19 @@ class QuantizePanel:
         self.output = keyword_field(QuantizeRequest, "output", "Save to")
         self.for_ = reader_field(choice, QuantizeRequest)
         self.into = text_field("Keep as", hint="a variable for the model; empty to keep only what is saved")
+        self.workers = workers_field()
         self.overwrite = keyword_field(QuantizeRequest, "overwrite", "Replace the folder when it exists")
         errors: ErrorFields = {
             SourceError: self.model,
             OutputError: self.output,
             "for_": self.for_,
             "device": methods.device,
+            "Workers": self.workers,
+            "executor": self.workers,
         }
         # One widget in two panels: the page draws it twice, and it is the same everywhere.
         boxes = [self.model.box, methods.box]
-        self._fields = [self.output, self.for_, self.into, self.overwrite]
+        self._fields = [self.output, self.for_, self.into, self.workers, self.overwrite]
         self._proposed = ""
         self._made = ""
         self.call = HTML()
@@ -98,9 +102,10 @@ class QuantizePanel:
         ready = self._choice.model and self._choice.config
         self.call.value = call_html(self._call() if ready else None, "It needs a model, and a method without mistakes.")
 
-    def _call(self) -> VerbCall:
+    def _call(self) -> SharedCall:
         options = {**given_options(self._fields), **self._choice.device_option()}
-        return VerbCall("quantize", (self._choice.model, self._choice.config), options, into=self.into.value)
+        arguments = (self._choice.model, self._choice.config)
+        return SharedCall("quantize", arguments, options, into=self.into.value, workers=self.workers.value)
 
     def _job(self) -> Job:
         if self._made:
@@ -112,6 +117,8 @@ class QuantizePanel:
         into = self.into.value
         if into and (not into.isidentifier() or iskeyword(into)):
             self.into.refuse(f"Keep as must be a variable's name, got {into!r:.40}")
+        if given_workers(self.workers):
+            self.output.needed("a folder that all workers see")
         if not into:
             self.output.needed("a folder, or a variable to keep it as")
         self.into.set_problem("")
