@@ -65,9 +65,12 @@ def main() -> None:
     )
     for layout in LAYOUTS:
         moved = shared_bytes(layout, job)
+        # A worker has a block, and of one shard what the folder has of all.
+        memory = layout.block_bytes() + kept_bytes(layout, job) / given.shards
         print(
-            f"{layout.name}: {kept_bytes(layout, job) / 1e9:.0f} GB of disk in the shared folder; {moved / 1e12:.1f} "
-            f"TB through it, and {layout.block_bytes() / 1e9:.1f} GB of weights a block and worker"
+            f"{layout.name}: {memory / 1e9:.1f} GB of memory a worker beside its process; "
+            f"{kept_bytes(layout, job) / 1e9:.0f} GB of disk in the shared folder; {moved / 1e12:.1f} TB through it, "
+            f"and {layout.block_bytes() / 1e9:.1f} GB of weights a block and worker"
         )
         before = 0.0
         for workers in WORKERS:

@@ -5,7 +5,7 @@
 Each process has one thread. Times are from the first block to the last, without what a job reads and saves before and
 after, and without the start of the workers, which is done before. The first line has all samples in one shard, as a
 job without shards has; all others have the same shards, and must give the same bytes. Behind each number of workers
-stands how much faster it was than one, and how much faster the simulation says, of no more workers than cores.
+stands how much faster than one it was, and by the simulation, of no more workers than there are cores.
 """
 
 import argparse

@@ -23,7 +23,7 @@ class Sharded(MixedBits):
     propagate: bool = option(
         True,
         help="let each block see what the quantized blocks before it make; false gives each what the full-precision "
-        "model makes, so that workers may do all blocks at one time, and loses more",
+        "model makes, so that workers may do all blocks at one time, and none makes good what others have changed",
         absent=True,
     )
 
