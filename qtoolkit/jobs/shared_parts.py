@@ -103,7 +103,8 @@ def make_parts(
         on_progress(ProgressEvent(phase, len(facts), len(names), "blocks", what))
 
     report()
-    job = PartsJob(opens, location.folder, recipe, absent, secrets.token_hex(8))
+    # A read-only view cannot be pickled.
+    job = PartsJob(opens, location.folder, recipe, dict(absent), secrets.token_hex(8))
     missing = [number for number in range(len(names)) if number not in facts]
     try:
         for at, found in workers.run(make_part, [(job, number) for number in missing], report):

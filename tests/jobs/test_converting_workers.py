@@ -1,7 +1,8 @@
 """A conversion whose blocks workers have made is, byte for byte, that of a single process."""
 
+import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,19 @@ CASES: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any], Any]] = {
 }
 
 
+class Pickling(ThreadPoolExecutor):
+    """Hands each task on as another process gets it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        task = pickle.dumps((fn, args))
+        assert b"hf_secret" not in task
+        function, arguments = pickle.loads(task)  # noqa: S301
+        return super().submit(function, *arguments)
+
+
 def on_workers(source: Path, format_: str, output: Path, **options: Any) -> Conversion:
-    with ThreadPoolExecutor(2) as executor:
-        return qt.convert(source, format_, output, executor=executor, **options)
+    with Pickling(2) as executor:
+        return qt.convert(source, format_, output, executor=executor, token="hf_secret", **options)  # noqa: S106
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

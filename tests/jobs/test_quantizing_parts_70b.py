@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import qtoolkit as qt
 from qtoolkit.checkpoints.folder import read_weights
@@ -96,16 +95,9 @@ def test_tasks_are_alike_and_carry_no_tensor(model: Path, config: Any, others: i
 
 
 @pytest.mark.long
-def test_a_block_is_made_from_its_own_weights(model: Path) -> None:
-    name = "model.layers.79.self_attn.k_proj"
-    stored = read_weights(model)[f"{name}.weight"]
-    weight = torch.randn(stored.shape, generator=torch.Generator().manual_seed(0)).to(stored.dtype)
-    with stored.file.open("r+b") as file:
-        file.seek(stored.start)
-        file.write(weight.view(torch.uint8).numpy().data)
+def test_a_block_that_is_made_is_a_file_of_its_own_and_a_short_answer(model: Path) -> None:
     executor = shared(model, qt.AbsMax(bits=8), 79)
     (file,) = (model.parent / "out.partial/journal").glob("block-*.safetensors")
     tensors = read_tensors(file)
     assert tensors and all(key.startswith("model.layers.79.") for key in tensors)
-    assert next(iter(tensors.values())).dtype is not None
     assert len(executor.answers[0]) < 2000
