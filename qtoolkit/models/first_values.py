@@ -37,9 +37,10 @@ def layers_given_first_values(model: PreTrainedModel, names: Sequence[str]) -> t
 def _module(model: PreTrainedModel, name: str) -> nn.Module | None:
     """Return a module; None where the model has none of this name."""
     try:
-        return model.get_submodule(name)
+        found: nn.Module = model.get_submodule(name)
     except AttributeError:
         return None
+    return found
 
 
 def _owned(owner: PreTrainedModel, module: nn.Module, name: str) -> Iterator[tuple[PreTrainedModel, str, nn.Module]]:

@@ -20,19 +20,23 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 }
 
 
-def with_readers(plan: Plan, config: MethodConfig, for_: str | None, **known: tuple[Any, ...]) -> Plan:
+def with_readers(
+    plan: Plan, config: MethodConfig, for_: str | None, *, heads: tuple[int, ...], given_values: tuple[str, ...]
+) -> Plan:
     """Return a plan that says which programs will load its result.
 
     Args:
         plan: a plan.
         config: its config, fitted.
         for_: the program that shall load it, with or without a version; None for none in particular.
-        known: of the model: `heads` and `given_values`, as `Stored` has them.
+        heads: of the model, as `heads_of`.
+        given_values: the layers whose weight the model's class gives first values to as it is opened.
 
     Raises:
         ConfigError: the contract does not know the program, or does not know the format.
     """
-    stored = replace(_stored_of(plan, config, {layer.name: layer.bits for layer in plan.layers}), **known)
+    bits = {layer.name: layer.bits for layer in plan.layers}
+    stored = replace(_stored_of(plan, config, bits), heads=heads, given_values=given_values)
     readings = readers_of(stored)
     if for_ is not None:
         asked = reading_of(for_, readings)
