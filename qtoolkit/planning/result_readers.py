@@ -21,12 +21,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def with_readers(
-    plan: Plan,
-    config: MethodConfig,
-    for_: str | None,
-    *,
-    heads: tuple[int, ...] = (),
-    given_values: tuple[str, ...] = (),
+    plan: Plan, config: MethodConfig, for_: str | None, *, heads: tuple[int, ...], given_values: tuple[str, ...]
 ) -> Plan:
     """Return a plan that says which programs will load its result.
 
@@ -34,13 +29,14 @@ def with_readers(
         plan: a plan.
         config: its config, fitted.
         for_: the program that shall load it, with or without a version; None for none in particular.
-        heads, given_values: of the model, as `Stored` has them.
+        heads: of the model, as `heads_of`.
+        given_values: the layers whose weight the model's class gives first values to as it is opened.
 
     Raises:
         ConfigError: the contract does not know the program, or does not know the format.
     """
-    stored = _stored_of(plan, config, {layer.name: layer.bits for layer in plan.layers})
-    stored = replace(stored, heads=heads, given_values=given_values)
+    bits = {layer.name: layer.bits for layer in plan.layers}
+    stored = replace(_stored_of(plan, config, bits), heads=heads, given_values=given_values)
     readings = readers_of(stored)
     if for_ is not None:
         asked = reading_of(for_, readings)

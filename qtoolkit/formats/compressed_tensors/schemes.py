@@ -1,6 +1,7 @@
 """How a compressed-tensors checkpoint stores its layers, and which layer has which scheme."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from qtoolkit.matching import matches
 
@@ -64,17 +65,31 @@ class Schemes:
             names: its name in the file, and others that it may be called by.
             classes: the names of its class and of the classes of that.
         """
-        if any(_matches(target, names) or target in classes for target in self.ignore):
+        ignored, not_named = self._ignored
+        if not ignored.isdisjoint((*names, *classes)) or any(_matches(target, names) for target in not_named):
             return None
+        of_target, expressions = self._targets
+        named = min((name for name in names if name in of_target), default=None)
+        found = named or next((target for target in expressions if _matches(target, names)), None)
+        found = found or min((one for one in classes if one in of_target), default=None)
+        return of_target[found] if found else None
+
+    @cached_property
+    def _ignored(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """Return what is not quantized, by name or class and by regular expression: found without a look at each."""
+        return frozenset(self.ignore), tuple(filter(_is_expression, self.ignore))
+
+    @cached_property
+    def _targets(self) -> tuple[dict[str, Scheme], tuple[str, ...]]:
+        """Return the scheme of each target, and the targets that are regular expressions, sorted."""
         of_target = {target: scheme for scheme in self.schemes for target in scheme.targets}
-        targets = sorted(of_target, key=lambda target: (target.startswith("re:"), target))
-        found = [target for target in targets if _matches(target, names)]
-        found += [target for target in targets if target in classes]
-        return of_target[found[0]] if found else None
+        return of_target, tuple(sorted(filter(_is_expression, of_target)))
 
 
-def _matches(target: str, names: tuple[str, ...]) -> bool:
-    """Check whether a target names a layer, or matches one of its names from the start."""
-    if target.startswith("re:"):
-        return any(matches(target.removeprefix("re:"), name) for name in names)
-    return target in names
+def _is_expression(target: str) -> bool:
+    return target.startswith("re:")
+
+
+def _matches(expression: str, names: tuple[str, ...]) -> bool:
+    """Check whether a target that is a regular expression matches one of a layer's names from the start."""
+    return any(matches(expression.removeprefix("re:"), name) for name in names)
