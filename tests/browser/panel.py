@@ -53,7 +53,7 @@ class ShownPanel:
 
     @property
     def status(self) -> Locator:
-        """What the panel that is open says of its job."""
+        """What the panel that is open says of its jobs, each below its own button."""
         return self.shown.locator('[aria-live="polite"]').locator("visible=true")
 
     def wait_for(self, status: str, patience: float = PATIENCE) -> None:
@@ -63,7 +63,7 @@ class ShownPanel:
             status: a regular expression.
             patience: seconds.
         """
-        expect(self.status).to_have_text(re.compile(status), timeout=1000 * patience)
+        expect(self.status.filter(has_text=re.compile(status)).first).to_be_visible(timeout=1000 * patience)
 
 
 def open_panel(lab: Lab, name: str, call: str = "qt.panel()") -> ShownPanel:
