@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -51,16 +52,14 @@ def expand_tensors(
     expanded: dict[str, StoredTensor] = {}
     used: set[str] = set()
     for name, stored in tensors.items():
-        weight = _weight_of(name, stored, codes.kind)
+        weight = _weight_of(name, stored, codes.kind, tensors)
         if weight is None:
             continue
         if weight != name and weight in tensors:
             raise CheckpointError(f"{model} has {weight!r:.120} as a weight and as {codes}: {sound_copy(stored.file)}")
-        named = [weight + end for end in _SCALES[codes.kind]]
+        named = _names_of_scales(weight, codes.kind)
         scales = next((one for one in named if one in tensors), None)
         if scales is None:
-            if codes.kind == FP8:
-                _refuse_float4(model, tensors)
             what = f"{model} has {name!r:.120} as {codes.kind}, and no scales of it ({' or '.join(named):.240})"
             raise CheckpointError(f"{what}: {sound_copy(stored.file)}")
         used.update((name, scales))
@@ -68,7 +67,7 @@ def expand_tensors(
             expanded[weight] = _float4(model, weight, tensors, scales, codes, dtype)
             used.add(weight + _GLOBAL_SCALE)
             continue
-        make = _float8 if codes.kind == FP8 else _mxfp4
+        make = _mxfp4 if codes.kind != FP8 else _float8 if stored.dtype == CODES else _float4_beside_float8
         expanded[weight] = make(model, weight, stored, tensors[scales], codes, dtype)
     if not expanded:
         _refuse_codes(model, tensors, codes)
@@ -81,10 +80,18 @@ def expand_tensors(
     return expanded | kept
 
 
-def _weight_of(name: str, stored: StoredTensor, kind: str) -> str | None:
+def _names_of_scales(weight: str, kind: str) -> list[str]:
+    """Return the names that the scales of a weight may have, of which files have one."""
+    # DeepSeek-V4 calls them "w1.scale" beside "w1.weight" (transformers 5.24, quantizer_finegrained_fp8.py:185).
+    beside = [f"{weight.removesuffix('.weight')}.scale"] if kind == FP8 and weight.endswith(".weight") else []
+    return [*(weight + end for end in _SCALES[kind]), *beside]
+
+
+def _weight_of(name: str, stored: StoredTensor, kind: str, tensors: Mapping[str, StoredTensor]) -> str | None:
     """Return the name of the weight whose codes a tensor holds; None for a tensor without codes."""
     if kind == FP8:
-        return name if stored.dtype == CODES else None
+        scales = (tensors[one] for one in _names_of_scales(name, kind) if one in tensors)
+        return name if stored.dtype == CODES or any(_are_of_float4(stored, one) for one in scales) else None
     end = next((end for end in ("_blocks", "_packed") if name.endswith(end)), "")
     return name.removesuffix(end) if end and stored.dtype == torch.uint8 else None
 
@@ -158,31 +165,34 @@ def _words(scales: StoredTensor) -> str:
     return f"{str(scales.dtype).removeprefix('torch.')} scales of shape {list(scales.shape)}"
 
 
-def _refuse_float4(model: str, tensors: Mapping[str, StoredTensor]) -> None:
-    """Refuse experts of 4 bits beside FP8, two numbers in a byte, as DeepSeek-V4 has them.
+def _are_of_float4(stored: StoredTensor, scales: StoredTensor) -> bool:
+    """Check whether codes are MXFP4, as DeepSeek-V4 has experts beside layers in FP8.
 
-    transformers 5.24, integrations/finegrained_fp8.py, `expert_dtype`: int8 [out, in / 2], a power of two for each 32.
-
-    Raises:
-        UnsupportedModelError: there are some.
+    int8 [out, in / 2], two numbers in a byte, with a power of two for each 32 inputs (transformers 5.24,
+    integrations/finegrained_fp8.py, `expert_dtype`).
     """
-    for name, stored in tensors.items():
-        if stored.dtype not in (torch.int8, torch.uint8) or len(stored.shape) != 2:
-            continue
-        expected = (stored.shape[0], 2 * stored.shape[1] // GROUP_SIZE)
-        named = (f"{name.removesuffix('.weight')}.scale", f"{name}_scale_inv", f"{name}_scale")
-        scales = next((tensors[one] for one in named if one in tensors), None)
-        if scales is not None and scales.dtype in (torch.float8_e8m0fnu, torch.uint8) and scales.shape == expected:
-            raise UnsupportedModelError(
-                f"{model} has experts of 4 bits beside FP8 ({name!r:.120}, two numbers in a byte), which are not "
-                "expanded here: serve it with vLLM or SGLang, or name a copy in full precision or FP8 alone"
-            )
+    if stored.dtype not in (torch.int8, torch.uint8) or len(stored.shape) != 2:
+        return False
+    expected = (stored.shape[0], 2 * stored.shape[1] // GROUP_SIZE)
+    return scales.dtype in (torch.float8_e8m0fnu, torch.uint8) and scales.shape == expected
+
+
+def _float4_beside_float8(
+    model: str, name: str, stored: StoredTensor, scales: StoredTensor, codes: SourceCodes, dtype: torch.dtype
+) -> ExpandedTensor:
+    """Return the expanded form of a weight in MXFP4 beside others in FP8; raises as `_float8`."""
+    if not _are_of_float4(stored, scales) or 2 * stored.shape[1] % GROUP_SIZE:
+        raise CheckpointError(
+            f"{model} has {name!r:.120} as {str(stored.dtype).removeprefix('torch.')} of shape {list(stored.shape)} "
+            f"with {_words(scales)}, which is neither {codes} nor MXFP4: get the model's own files"
+        )
+    # Bytes are bytes, whatever they are called.
+    packed, exponents = replace(stored, dtype=torch.uint8), replace(scales, dtype=torch.uint8)
+    return _made(ExpandedFloat4, name, packed, exponents, (stored.shape[0], 2 * stored.shape[1]), dtype, None)
 
 
 def _refuse_codes(model: str, tensors: Mapping[str, StoredTensor], codes: SourceCodes) -> None:
     """Refuse codes that were not expanded with the others; raises UnsupportedModelError."""
-    if codes.kind == FP8:
-        _refuse_float4(model, tensors)
     name = next((name for name, one in tensors.items() if one.dtype in _CODES), None)
     if name is not None:
         kind = str(tensors[name].dtype).removeprefix("torch.")

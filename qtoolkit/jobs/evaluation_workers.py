@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -67,17 +68,23 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """Hold what all parts of an evaluation share; it can be pickled.
+    """Hold a part of an evaluation, which any worker can measure; it can be pickled.
 
     Attributes:
         model: what is measured.
         base: what it is compared with; None for nothing.
         device: as it was asked for, "auto" or another.
+        windows: those of the part.
+        before: how many windows come before them.
+        is_floor: measure what rounding alone does to the base, in place of the model.
     """
 
     model: NamedModel
     base: NamedModel | None
     device: str
+    windows: Windows
+    before: int = 0
+    is_floor: bool = False
 
 
 class MeasuredPart(NamedTuple):
@@ -108,27 +115,27 @@ def run_shared_evaluation(request: EvaluateRequest) -> QualityReport:
     candidate, reference, windows = open_evaluation(request, device=device, on_progress=on_progress)
     model, workers = _named(request, request.model, is_base=False)
     base = _named(request, request.base, is_base=True)[0] if request.base is not None else None
-    task = EvaluationTask(model, base, request.device)
+    part_of = partial(EvaluationTask, model=model, base=base, device=request.device)
     count = len(windows.tokens)
     parts = min(count, workers.count or _PARTS)
     bounds = [count * part // parts for part in range(parts + 1)]
-    calls: list[tuple[Any, ...]] = [(task, windows.part(*ends), ends[0], False) for ends in pairwise(bounds)]
+    tasks = [part_of(windows=windows.part(start, end), before=start) for start, end in pairwise(bounds)]
+    few = windows.part(0, NOISE_WINDOWS)
     if request.noise_floor:
-        calls.append((task, windows.part(0, NOISE_WINDOWS), 0, True))
+        tasks.append(part_of(windows=few, is_floor=True))
     found: dict[int, MeasuredPart] = {}
 
     def report() -> None:
         done = sum(len(part.losses) for number, part in found.items() if number < parts)
         on_progress(ProgressEvent("evaluate", done, count, "windows", candidate.scorer.name))
 
-    for answer in workers.run(measure_part, calls, report):
+    for answer in workers.run(measure_part, [(task,) for task in tasks], report):
         found.update([answer])
     losses = [window for number in range(parts) for window in found[number].losses]
     name = reference.scorer.name if reference else None
     result = quality_report(windows, losses, model=candidate.scorer.name, base=name)
     result = with_origin(result, candidate, reference.checkpoint if reference else None, device)
     if request.noise_floor:
-        few = windows.part(0, NOISE_WINDOWS)
         floor = quality_report(few, found[parts].losses, model=str(name), base=name)
         result = with_noise_floor(result, floor)
     kinds = dict.fromkeys(found[number].hardware for number in sorted(found))
@@ -160,14 +167,11 @@ def _named(request: EvaluateRequest, model: Any, *, is_base: bool) -> tuple[Name
     return named, workers
 
 
-def measure_part(task: EvaluationTask, windows: Windows, before: int, is_floor: bool, attempt: int) -> MeasuredPart:  # noqa: FBT001
+def measure_part(task: EvaluationTask, attempt: int) -> MeasuredPart:
     """Measure some windows in this process, one part at a time whatever its threads.
 
     Args:
-        task: names the models.
-        windows: these.
-        before: how many windows come before them.
-        is_floor: measure what rounding alone does to the base, in place of the model.
+        task: the part.
         attempt: how often this was begun before.
 
     Raises:
@@ -177,17 +181,17 @@ def measure_part(task: EvaluationTask, windows: Windows, before: int, is_floor: 
         device = resolve_device(task.device)
         reference = task.base.open(device) if task.base else None
         exact: Scorer | None = reference.scorer if reference else None
-        if is_floor:
+        if task.is_floor:
             assert reference is not None
             assert reference.checkpoint is not None
             measured = reference
             exact = StreamedScorer(reference.checkpoint, device, torch.float32)
         else:
             measured = task.model.open(device)
-        with _predictor(exact, windows) as expected, _predictor(measured.scorer, windows) as predictor:
+        with _predictor(exact, task.windows) as expected, _predictor(measured.scorer, task.windows) as predictor:
             assert predictor is not None
             with quiet_layers():
-                losses = windows_losses(windows, predictor, expected, ignore_progress, before=before)
+                losses = windows_losses(task.windows, predictor, expected, ignore_progress, before=task.before)
         of_reference = (*reference.notes, *expected.notes) if reference and expected else ()
         notes = (*of_reference, *measured.notes, *predictor.notes)
         return MeasuredPart(losses, notes, hardware(device))

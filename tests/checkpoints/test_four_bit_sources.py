@@ -71,9 +71,29 @@ WRONG: dict[str, tuple[Tensors, dict[str, object], str]] = {
         r"packed in shape \[7, 48\] with float8_e4m3fn scales of shape \[7, 5\]",
     ),
     "another float8": (E5M2, BLOCKS, "holds 'layers.0.q_proj.weight' as float8_e5m2, which is not expanded"),
-    "4 bits beside FP8": (FLOAT8 | DEEPSEEK, BLOCKS, "experts of 4 bits beside FP8 .*w1.weight.*: serve it with vLLM"),
-    "4 bits under FP8": (DEEPSEEK, BLOCKS, "experts of 4 bits beside FP8"),
+    "4 bits of fewer groups": (
+        FLOAT8 | DEEPSEEK | {f"{EXPERT}.scale": torch.ones(4, 1).to(torch.float8_e8m0fnu)},
+        BLOCKS,
+        "holds .*w1.weight' as int8, which is not expanded",
+    ),
+    "4 bits with plain scales": (
+        FLOAT8 | DEEPSEEK | {f"{EXPERT}.scale": torch.ones(4, 2)},
+        BLOCKS,
+        "holds .*w1.weight' as int8, which is not expanded",
+    ),
 }
+
+
+@pytest.mark.parametrize("scale", [f"{EXPERT}.scale", f"{EXPERT}.weight_scale_inv"])
+def test_experts_of_4_bits_beside_float8_are_expanded(scale: str, tmp_path: Path) -> None:
+    """As DeepSeek-V4 has them; in float8 no two outputs of `v` differ, and its scale has the same end."""
+    parts = float4_parts(7, 96, MX)
+    packed = {f"{EXPERT}.weight": parts["weight_packed"].view(torch.int8)}
+    tensors = FLOAT8 | packed | {scale: parts["weight_scale"].view(torch.float8_e8m0fnu)}
+    weights = opened(tmp_path, tensors, BLOCKS)
+    assert set(weights) == {"v.weight", f"{EXPERT}.weight"}
+    assert torch.equal(weights[f"{EXPERT}.weight"][...], expand_float4(parts, MX))
+    assert torch.equal(weights["v.weight"][...], torch.ones(4, 4, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize(("changed", "config", "said"), WRONG.values(), ids=WRONG)

@@ -21,6 +21,8 @@ from qtoolkit.requests import ModelSource
 from scripts.small_models import small_model
 from tests.coded_models import (
     WEIGHTS,
+    expand_float4,
+    float4_parts,
     float8_blocks,
     gpt_oss,
     store_as_float8,
@@ -93,6 +95,25 @@ def test_a_mixture_in_fp8_is_its_copy_in_bfloat16(architecture: str, tmp_path: P
     ours = qt.load(folder, device="cpu")
     assert isinstance(ours, PreTrainedModel)
     assert_same(ours, loaded(copy))
+
+
+@pytest.mark.skipif("deepseek_v4" not in RUN, reason="this transformers does not run it")
+def test_experts_in_mxfp4_beside_fp8_are_their_copy_in_bfloat16(tmp_path: Path) -> None:
+    """As DeepSeek-V4 is published: each number by its own formula, all others of the folder as above."""
+    folder = float8_folder("deepseek_v4", tmp_path / "coded")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    tensors = load_file(folder / WEIGHTS)
+    plain = dict(tensors)
+    for seed, name in enumerate([name for name in tensors if ".experts." in name and name.endswith(".weight")]):
+        parts = float4_parts(*tensors[name].shape, "mxfp4-pack-quantized", seed)
+        tensors[name] = parts["weight_packed"].view(torch.int8)
+        tensors.pop(f"{name}_scale_inv", None)
+        tensors[f"{name.removesuffix('.weight')}.scale"] = parts["weight_scale"].view(torch.float8_e8m0fnu)
+        plain.pop(f"{name}_scale_inv", None)
+        plain[name] = expand_float4(parts, "mxfp4-pack-quantized")
+    write(folder, tensors)
+    write(copy, plain)
+    assert_same(qt.load(folder, device="cpu"), qt.load(copy, device="cpu"))
 
 
 def test_mxfp4_is_what_transformers_expands_it_to(tmp_path: Path) -> None:
