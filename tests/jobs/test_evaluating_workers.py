@@ -52,7 +52,7 @@ class LosingExecutor(ThreadPoolExecutor):
         if fn is not measure_part:
             return super().submit(fn, *args, **kwargs)
         self.given.append(args)
-        if not args[2] and args[-1] < self.losses:
+        if not args[0].before and args[-1] < self.losses:
             future: Future[Any] = Future()
             future.set_exception(OSError("the worker died\nand left a long story"))
             return future
@@ -65,9 +65,9 @@ def test_the_figures_are_those_of_one_process(tiny_llama: Path, small: Path) -> 
         with LosingExecutor(workers, losses=workers == 2) as executor:
             given = {"base": tiny_llama, "noise_floor": True, "executor": executor, "token": "hf_secret"}
             assert figures(evaluated(small, **given)) == here
-        parts = [args for args in executor.given if not args[-1] and not args[3]]
+        parts = [args for args in executor.given if not args[-1] and not args[0].is_floor]
         # Each once, in as many parts as there are workers, of sizes that differ by one at most.
-        assert [len(args[1].tokens) for args in parts] == {2: [2, 3], 7: [1] * 5}[workers]
+        assert [len(args[0].windows.tokens) for args in parts] == {2: [2, 3], 7: [1] * 5}[workers]
         assert all(b"hf_secret" not in pickle.dumps(args) for args in executor.given)
 
 
