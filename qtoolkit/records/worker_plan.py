@@ -44,10 +44,11 @@ class WorkerPlan(Record):
         here = f"on one machine of {self.cores} cores, no more than {self.cores} of one thread" if self.cores else ""
         return (
             Row("memory of workers", each, f"{self.num_workers} take {format_bytes(self.num_workers * self.peak_rss)}"),
+            *(Row(f"of which {term.name}", format_bytes(term.size), term.source) for term in self.memory),
             Row("shared folder", format_bytes(self.shared_disk), moved),
             *(
                 Row(f"with {format_count(count)} worker{'s' * (count > 1)}", format_seconds(seconds), "simulated")
-                for count, seconds in zip(self.counts, self.seconds, strict=True)
+                for count, seconds in zip(self.counts, self.seconds, strict=False)
             ),
             *((Row("more save little", f"from {format_count(self.enough)} workers on", here),) if self.enough else ()),
         )
