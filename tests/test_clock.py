@@ -15,7 +15,7 @@ from tests.publishing.pushing import files, pushed
 
 __all__ = ["files", "writable_hub"]
 PACKAGE = Path(qtoolkit.__file__).parent
-MONOTONIC = {"monotonic", "perf_counter", "sleep"}
+MONOTONIC = {"monotonic", "perf_counter", "process_time", "sleep"}
 # The date of a file is no reading of a clock.
 OF_FILES = {"datetime", "fromtimestamp"}
 
