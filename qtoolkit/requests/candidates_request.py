@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.executors import RETRIES, as_executor, refuse_unnamed
+from qtoolkit.requests.executors import RETRIES, refuse_unnamed, resolve_executor
 from qtoolkit.requests.model import MODEL, MemoryLimit, ModelSource, OnDevice, WithProgress
 from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.output import OutputFolder
@@ -32,8 +32,7 @@ class CandidatesRequest(TextOptions, MemoryLimit, OutputFolder, OnDevice, ModelS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The dataclass is frozen.
-        object.__setattr__(self, "executor", as_executor(self.executor))
+        resolve_executor(self)
         if self.executor is not None:
             refuse_unnamed(self.model, is_named=self.is_named)
         if self.noise_floor and not self.is_named:

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.executors import RETRIES, as_executor
+from qtoolkit.requests.executors import RETRIES, resolve_executor
 from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import HubSource, WithProgress
 from qtoolkit.requests.option_field import describe, option
@@ -47,8 +47,7 @@ class ConvertRequest(ForReader, HubSource, WithProgress):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The dataclass is frozen.
-        object.__setattr__(self, "executor", as_executor(self.executor))
+        resolve_executor(self)
         if not isinstance(self.model, str | PathLike):
             raise ConfigError(
                 f"model must be a folder or a Hub id of a quantized model, got {type(self.model).__name__}: "

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 from typing import Any
 
-from qtoolkit.requests.executors import RETRIES, as_executor, refuse_unnamed
+from qtoolkit.requests.executors import RETRIES, refuse_unnamed, resolve_executor
 from qtoolkit.requests.model import MODEL, ModelSource, OnDevice, WithProgress
 from qtoolkit.requests.option_field import describe, option
 from qtoolkit.requests.text import TextOptions
@@ -30,8 +30,7 @@ class EvaluateRequest(TextOptions, OnDevice, ModelSource, WithProgress):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The dataclass is frozen.
-        object.__setattr__(self, "executor", as_executor(self.executor))
+        resolve_executor(self)
         if self.executor is None:
             return
         for model in (self.model, *([] if self.base is None else [self.base])):

@@ -26,6 +26,12 @@ def as_executor(given: Any) -> Executor | None:
     )
 
 
+def resolve_executor(request: Any) -> None:
+    """Put the executor of a Dask client in the client's place, in a request; raises as `as_executor`."""
+    # The dataclass is frozen.
+    object.__setattr__(request, "executor", as_executor(request.executor))
+
+
 def refuse_unnamed(model: Any, *, is_named: bool) -> None:
     """Refuse a model that other processes cannot read.
 

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import ConfigError
-from qtoolkit.requests.executors import RETRIES, as_executor, refuse_unnamed
+from qtoolkit.requests.executors import RETRIES, refuse_unnamed, resolve_executor
 from qtoolkit.requests.for_reader import ForReader
 from qtoolkit.requests.model import CONFIG, MODEL, ModelSource, OnDevice, WithProgress
 from qtoolkit.requests.option_field import describe, option
@@ -33,8 +33,7 @@ class QuantizeRequest(OutputFolder, ForReader, Resumable, OnDevice, ModelSource,
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The dataclass is frozen.
-        object.__setattr__(self, "executor", as_executor(self.executor))
+        resolve_executor(self)
         if self.executor is None:
             return
         refuse_unnamed(self.model, is_named=self.is_named)
