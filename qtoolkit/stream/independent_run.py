@@ -8,12 +8,11 @@ import torch
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.block_method import BlockMethod
 from qtoolkit.stream.blocks import StreamedModel
-from qtoolkit.stream.current_block import weight_of
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.run import check_outside, fit
 from qtoolkit.stream.shard_worker import ShardWorker, inputs_prefix
-from qtoolkit.stream.sharded_run import begun
-from qtoolkit.stream.shards import Exchange, ShardedJob, Task, Tasks, Workers
+from qtoolkit.stream.sharded_run import GivenOut, begun
+from qtoolkit.stream.shards import Workers
 
 
 def quantize_each_block(
@@ -51,35 +50,12 @@ def quantize_each_block(
         return _Run(streamed, layers, job, journal, on_progress, tasks).blocks(workers.is_parallel)
 
 
-class _Run:
-    """Give out the tasks of a job.
-
-    Args:
-        streamed, layers, journal, on_progress: as for `quantize_each_block`.
-        job: what is done.
-        tasks: does the work.
-    """
-
-    def __init__(
-        self,
-        streamed: StreamedModel,
-        layers: Sequence[Sequence[str]],
-        job: ShardedJob,
-        journal: Journal,
-        on_progress: OnProgress,
-        tasks: Tasks,
-    ) -> None:
-        self._streamed = streamed
-        self._layers = layers
-        self._job = job
-        self._journal = journal
-        self._on_progress = on_progress
-        self._tasks = tasks
-        self._exchange = Exchange(job.folder)
-        self._results: dict[int, DoneBlock] = {}
+class _Run(GivenOut):
+    """Give out the tasks of a job, a block each."""
 
     def blocks(self, is_parallel: bool) -> list[DoneBlock]:
         """Quantize the blocks that the journal lacks: one after the other, or all of them at one time."""
+        self._results: dict[int, DoneBlock] = {}
         count = len(self._layers)
         for index in range(count):
             found = self._journal.read(index, self._fits(index))
@@ -88,7 +64,7 @@ class _Run:
         missing = [index for index in range(count) if index not in self._results]
         self._report()
         if missing:
-            self._of_each_shard(partial(ShardWorker.begin))
+            self._of_each_shard(partial(ShardWorker.begin), self._report)
         # What blocks get is kept up to the last one that is missing.
         end = max(missing, default=-1) + 1
         at_once = count if is_parallel else 1
@@ -96,7 +72,7 @@ class _Run:
             together = range(start, min(start + at_once, end))
             for index in together:
                 if index + 1 < end:
-                    self._of_each_shard(partial(ShardWorker.advance, index=index, done=(), exact=False))
+                    self._of_each_shard(partial(ShardWorker.advance, index=index, done=(), exact=False), self._report)
             self._quantize([index for index in together if index in missing])
             for index in together:
                 self._exchange.remove(inputs_prefix(index))
@@ -112,15 +88,9 @@ class _Run:
             self._exchange.remove(_codes_name(index))
             self._report(self._streamed.block_names[index])
 
-    def _of_each_shard(self, task: Task) -> None:
-        """Do a task of which nothing is returned with each shard."""
-        for _ in self._tasks.run([partial(task, shard=shard) for shard in range(self._job.num_shards)], self._report):
-            pass
-
     def _fits(self, index: int) -> Callable[..., bool]:
         """Return what tells whether tensors and facts are those of a block."""
-        block, module = self._streamed.block_names[index], self._streamed.blocks[index]
-        shapes = {f"{block}.{name}": tuple(weight_of(module.get_submodule(name)).shape) for name in self._layers[index]}
+        shapes = self._shapes(index)
         return partial(fit, self._job.method, shapes, [*shapes])
 
     def _report(self, what: str = "") -> None:

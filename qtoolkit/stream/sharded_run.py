@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -146,8 +146,8 @@ def _folder_of(journal: Journal) -> Iterator[Path]:
         yield Path(folder)
 
 
-class _Run:
-    """Give out the tasks of a job, block after block.
+class GivenOut:
+    """Hold a job whose tasks are given out.
 
     Args:
         streamed, layers, journal, on_progress: as for `quantize_in_shards`.
@@ -171,16 +171,31 @@ class _Run:
         self._on_progress = on_progress
         self._tasks = tasks
         self._exchange = Exchange(job.folder)
-        self._num_done = 0
-        self._known: dict[tuple[str, ...], BlockGroups] = {}
+
+    def _shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Return [outputs, inputs] of the layers of a block, by their full names."""
+        block, module = self._streamed.block_names[index], self._streamed.blocks[index]
+        return {f"{block}.{name}": tuple(weight_of(module.get_submodule(name)).shape) for name in self._layers[index]}
+
+    def _of_each_shard(self, task: Task, on_wait: Callable[[], None]) -> None:
+        """Do a task of which nothing is returned with each shard."""
+        for _ in self._tasks.run([partial(task, shard=shard) for shard in range(self._job.num_shards)], on_wait):
+            pass
+
+
+class _Run(GivenOut):
+    """Give out the tasks of a job, block after block."""
+
+    _num_done = 0
 
     def blocks(self) -> list[DoneBlock]:
         """Quantize all blocks."""
-        self._all(partial(ShardWorker.begin, shard=shard) for shard in range(self._job.num_shards))
+        self._known: dict[tuple[str, ...], BlockGroups] = {}
+        self._of_each_shard(partial(ShardWorker.begin), self._wait)
         results = []
         for index, names in enumerate(self._layers):
             block = self._streamed.block_names[index]
-            shapes = {f"{block}.{name}": self._shape(index, name) for name in names}
+            shapes = self._shapes(index)
             fits = partial(fit, self._job.method, shapes)
             result = self._journal.read(index, partial(fits, [*shapes]))
             if result is None:
@@ -190,17 +205,11 @@ class _Run:
                 done = self._put(index, f"{block} (done before)", names, result)
                 exact = True
             if index + 1 < len(self._layers):
-                self._all(
-                    partial(ShardWorker.advance, index=index, done=done, shard=shard, exact=exact)
-                    for shard in range(self._job.num_shards)
-                )
+                self._of_each_shard(partial(ShardWorker.advance, index=index, done=done, exact=exact), self._wait)
             for prefix in ("codes-", "sums-", KEPT, inputs_prefix(index), f"exact-{index:05}-"):
                 self._exchange.remove(prefix)
             results.append(result)
         return results
-
-    def _shape(self, index: int, name: str) -> tuple[int, ...]:
-        return tuple(weight_of(self._streamed.blocks[index].get_submodule(name)).shape)
 
     def _put(self, index: int, what: str, names: Group, result: DoneBlock) -> list[DoneGroup]:
         """Give all workers a block that was done before."""
@@ -238,7 +247,7 @@ class _Run:
                     done=tuple(done),
                     to_end=stage is live[-1],
                 )
-                self._all(partial(sum_up, shard=shard) for shard in range(self._job.num_shards))
+                self._of_each_shard(sum_up, self._wait)
             for group in stage:
                 earlier = before.of(group)
                 if earlier is not None:
@@ -271,11 +280,6 @@ class _Run:
         order = list(groups.values())
         for number, facts in self._tasks.run(tasks, self._wait):
             yield order[number], facts
-
-    def _all(self, tasks: Iterable[Task]) -> None:
-        """Do tasks of which nothing is returned."""
-        for _ in self._tasks.run([*tasks], self._wait):
-            pass
 
     def _wait(self) -> None:
         self._report("", 0)
