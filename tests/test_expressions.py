@@ -82,6 +82,10 @@ def test_many_are_not_compared_with_each_name(monkeypatch: pytest.MonkeyPatch) -
     assert found.first("model.layers.77.mlp.up_proj") == 77
     assert found.first("lm_head") == 4000
     assert compared == [layers[77], "lm_head"]
+    compared.clear()
+    common = [rf"x{layer}\..*self_attn\.q_proj" for layer in range(2000)]
+    assert Expressions([*common, r"x\d+\..*self_attn", r"x77\..*abc"]).first("x77.self_attn.k_proj") == 2000
+    assert compared == [r"x\d+\..*self_attn"]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ WRONG: dict[str, tuple[Tensors, dict[str, object], str]] = {
         BLOCKS,
         "holds .*w1.weight' as int8, which is not expanded",
     ),
+    "half a group of 4 bits": (
+        FLOAT8
+        | {f"{EXPERT}.weight": torch.ones(4, 24, dtype=torch.int8)}
+        | {f"{EXPERT}.scale": torch.ones(4, 1, dtype=torch.uint8)},
+        BLOCKS,
+        "has .*w1.weight' as int8 of shape .*which is neither .* nor MXFP4",
+    ),
 }
 
 
