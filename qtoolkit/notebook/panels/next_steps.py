@@ -9,7 +9,7 @@ from qtoolkit.notebook.panels.field import ButtonField
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 
-# Panel -> what it does with the folder, in the order in which most people want it; the last is for some alone.
+# Panel -> what it does with the folder.
 _STEPS = {
     "compare": "Compare it with the original",
     "publish": "Verify and publish it",
@@ -23,6 +23,7 @@ class NextSteps:
     Args:
         choice: is told which panel to turn to.
         shown: the names of the panels on the page; a step whose panel is not there has no button.
+        steps: the names of the panels that go on with it, in the order in which most people want them.
 
     Attributes:
         box: the widget to put on the page.
@@ -30,13 +31,12 @@ class NextSteps:
         repair: HTML with the call that computes an adapter for what was saved; it takes long, and belongs into a cell.
     """
 
-    def __init__(self, choice: PanelChoice, shown: Sequence[str]) -> None:
+    def __init__(self, choice: PanelChoice, shown: Sequence[str], steps: Sequence[str] = tuple(_STEPS)) -> None:
         self._choice = choice
-        self.buttons = {
-            name: ButtonField(label, partial(self._turn, name)) for name, label in _STEPS.items() if name in shown
-        }
+        self.buttons = {name: ButtonField(_STEPS[name], partial(self._turn, name)) for name in steps if name in shown}
         buttons = Box([button.box for button in self.buttons.values()], layout=Layout(flex_flow="row wrap"))
-        self.box = VBox([HTML('<div class="qtk-text">Next, in this order:</div>'), buttons])
+        told = HTML('<div class="qtk-text">Next, in this order:</div>')
+        self.box = VBox([told, buttons] if self.buttons else [])
         self.repair = HTML()
         choice.observe(lambda change: self._show_repair(), names="folder")
         self._show_repair()
