@@ -224,7 +224,7 @@ def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
         f"; `{name} --method {chosen.method} --help` explains them",
         also=[flag for option in (METHOD, *MAGICS[name.lstrip("%")].options) for flag in option.flags],
     )
-    return chosen.from_dict(values), rest
+    return chosen.from_typed(values), rest
 
 
 def _example_of_layers(chosen: type[MethodConfig]) -> str:
@@ -330,7 +330,7 @@ def _read_words(name: str, syntax: MagicSyntax, rest: Sequence[str]) -> tuple[st
         extra = rest[len(syntax.words)]
         hint = "put quotes around a path that has blanks in it"
         if _METHODS in syntax.options and extra in available_methods():
-            hint = "write methods with commas and no blanks, as in --methods nf4,int8"
+            hint = f"write methods with commas and no blanks: --methods A,{extra}"
         elif syntax.words[0] == "MODEL":
             hint += f", or give the name of a variable that holds it, without braces: `{name} model`"
         raise ConfigError(f"expected {wanted}, got also {extra!r}: {hint}")

@@ -36,7 +36,7 @@ def test_a_line_and_a_cell_return_the_comparison(shell: InteractiveShell, tiny_l
 
 
 def test_methods_without_commas_are_told_how_they_are_written() -> None:
-    with pytest.raises(ConfigError, match="got also 'int8': write methods with commas and no blanks"):
+    with pytest.raises(ConfigError, match="got also 'int8': write methods with commas and no blanks: --methods A,int8"):
         read_line("qcompare", "m --methods nf4 int8")
 
 

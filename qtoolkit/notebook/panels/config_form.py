@@ -118,8 +118,10 @@ class ConfigForm:
 
 def _field_of(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> Field:
     """Make the field of an option: a box to tick, a menu of choices, or text."""
-    help_text = f"{metadata['help']}, in {metadata['unit']}" if metadata["unit"] else metadata["help"]
-    label, help_text = label_of(name), f"{help_text} ({name})"
+    told, unit = metadata["help"], metadata["unit"]
+    # "samples of the text" are counted in samples.
+    counted = f", in {unit}" if unit and unit not in told else ""
+    label, help_text = label_of(name), f"{told}{counted} [{name}]"
     if is_switch(hint):
         return switch_field(label, default, hint=help_text)
     if metadata["choices"]:

@@ -92,10 +92,11 @@ class ConvertPanel:
     def _job(self) -> Job:
         self.source.needed("a saved folder or a Hub id")
         self.output.needed("a folder")
-        return Job(self._call(), f"{self.format.value} of {self.source.value}", self._keep)
+        return Job(self._call(), f"{self.source.value} to {self.format.value}", self._keep)
 
     def _keep(self, conversion: Conversion) -> Conversion:
         """Let the other panels go on with the result; this one keeps its source, of which people make more formats."""
-        self._taken = self._choice.folder = shortened(conversion.path)
+        self._taken = shortened(conversion.path)
+        self.next_steps.take(self._taken)
         self.next_steps.box.layout.display = None
         return conversion

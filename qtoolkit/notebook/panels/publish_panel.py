@@ -167,8 +167,8 @@ def checks_html(checks: Sequence[Check]) -> str:
     failed = [check for check in checks if check.passed is False]
     items = "".join(map(_check_html, [*failed, *(check for check in checks if check.passed is not False)]))
     made = sum(check.passed is not None for check in checks)
-    left = f", {len(checks) - made} more could not be made" if made < len(checks) else ""
-    counted = f"{len(failed)} of {format_items(made, 'check')} FAILED{left}"
+    left = f", {len(checks) - made} could not be made" if made < len(checks) else ""
+    counted = f"{len(failed)} of {format_items(len(checks), 'check')} FAILED{left}"
     head = f'<div class="qtk-text qtk-failed">✖ {counted}</div>' if failed else ""
     return f'{head}<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
 

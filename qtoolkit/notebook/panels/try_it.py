@@ -112,7 +112,8 @@ class TryIt:
 
 
 def answers_html(answers: Answers) -> str:
-    """Draw two answers side by side, or below each other in a narrow cell."""
+    """Draw two answers side by side, or below each other in a narrow cell, each behind the text that it continues."""
     parts = (("original, before", answers.before), ("quantized, after", answers.after))
-    columns = "".join(f"<div><b>{name}</b><div>{escape(text)}</div></div>" for name, text in parts)
+    prompt = escape(answers.prompt)
+    columns = "".join(f"<div><b>{name}</b><div><i>{prompt}</i>{escape(text)}</div></div>" for name, text in parts)
     return f'<div class="qtk-text qtk-answers">{columns}</div>'

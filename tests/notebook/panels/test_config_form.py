@@ -29,7 +29,7 @@ def test_every_option_has_a_field_and_as_they_open_they_are_the_default(form: Co
         if field.name in form.options:
             assert form.options[field.name].control.description == label_of(field.name)
             hint = form.options[field.name]._beside.value.replace("&#x27;", "'")
-            assert field.metadata["help"] in hint and f"({field.name})" in hint
+            assert field.metadata["help"] in hint and f"[{field.name}]" in hint
 
 
 def test_each_option_of_ours_has_a_label_in_plain_words() -> None:
