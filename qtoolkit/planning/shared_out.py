@@ -100,7 +100,8 @@ def _in_shards(
     method = get_method(config.method)
     # A worker has the samples of one shard in memory, and one block.
     own = replace(config, num_samples=-(-config.num_samples // config.shards), shards=1)
-    phase = next(one for one in method.planner_of(checkpoint, own).phases(job, own) if one.name == "quantize")
+    phases = method.planner_of(checkpoint, own).phases(replace(job, reads_text=False), own)
+    phase = next(one for one in phases if one.name == "quantize")
     blocks, _ = weights_by_block(job)
     read = sum(blocks.values()) * (min(num_workers, shared.shards) if shared.propagates else 1)
     return WorkerPlan(
