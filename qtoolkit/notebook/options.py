@@ -27,7 +27,7 @@ NOT_IN_A_PANEL = {
     "revision": "it is written behind the model's name: org/name@revision",
     "resume": "a panel always goes on with what was kept",
     "sizes": "a frontier has no panel: it takes hours, and belongs into a cell that can be run again",
-    "executor": "Workers of the panel Quantize says it in another way; elsewhere, a variable of a cell can hold it",
+    "executor": "Workers of two panels says it in another way; elsewhere, a variable of a cell can hold it",
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
     **dict.fromkeys(

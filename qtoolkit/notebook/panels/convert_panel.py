@@ -15,8 +15,9 @@ from qtoolkit.notebook.panels.next_steps import NextSteps
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.panels.results import Results
+from qtoolkit.notebook.panels.shared_call import SharedCall, given_workers, workers_field
 from qtoolkit.notebook.panels.shared_fields import reader_field
-from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.records import Conversion
 from qtoolkit.requests import ConvertRequest
 
@@ -32,7 +33,7 @@ class ConvertPanel:
 
     Attributes:
         box: the widget to put on the page.
-        source, format, output, for_, lossy, wider, overwrite: the fields.
+        source, format, output, for_, lossy, wider, workers, overwrite: the fields.
         runner: start and cancel, and the progress.
         next_steps: what to do with the result, hidden until there is one.
     """
@@ -45,19 +46,23 @@ class ConvertPanel:
         self.for_ = reader_field(choice, ConvertRequest)
         self.lossy = keyword_field(ConvertRequest, "lossy", "Allow small changes: round minima of asymmetric codes")
         self.wider = keyword_field(ConvertRequest, "wider", "Store codes in more bits where the format lacks theirs")
+        self.workers = workers_field()
         self.overwrite = keyword_field(ConvertRequest, "overwrite", "Replace the folder when it exists")
         self.call = HTML()
         self._choice = choice
         self._taken = choice.folder
         self._proposed = ""
         self._options = [self.for_, self.lossy, self.wider, self.overwrite]
-        self._fields = [self.source, self.format, self.output, *self._options]
+        given = [self.for_, self.lossy, self.wider, self.workers, self.overwrite]
+        self._fields = [self.source, self.format, self.output, *given]
         errors: ErrorFields = {
             "format": self.format,
             ModelNotFoundError: self.source,
             UnsupportedModelError: self.source,
             SourceError: self.source,
             OutputError: self.output,
+            "Workers": self.workers,
+            "executor": self.workers,
         }
         self.runner = JobRunner(worker, results, {"Convert": self._job}, self._fields, errors)
         self.next_steps = NextSteps(choice, shown, ("publish", "compare"))
@@ -85,13 +90,14 @@ class ConvertPanel:
         ready = self.source.value and self.output.value
         self.call.value = call_html(self._call() if ready else None, "It needs a quantized model and a folder.")
 
-    def _call(self) -> VerbCall:
+    def _call(self) -> SharedCall:
         arguments = (self.source.value, self.format.value, self.output.value)
-        return VerbCall("convert", arguments, given_options(self._options))
+        return SharedCall("convert", arguments, given_options(self._options), workers=self.workers.value)
 
     def _job(self) -> Job:
         self.source.needed("a saved folder or a Hub id")
         self.output.needed("a folder")
+        given_workers(self.workers)
         return Job(self._call(), f"{self.source.value} to {self.format.value}", self._keep)
 
     def _keep(self, conversion: Conversion) -> Conversion:

@@ -1,9 +1,11 @@
 """The panel Convert: a folder that was quantized becomes one in another format, by the call that it shows."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -83,6 +85,22 @@ def test_the_panels_go_on_with_what_was_written(open_panel: Open, saved: Path, t
     # More formats are made of what this one was made of.
     panel.box.children[2].selected_index = 4
     assert panel.convert.source.value == str(saved)
+
+
+def test_workers_share_a_conversion_out(open_panel: Open, saved: Path, tmp_path: Path) -> None:
+    convert: ConvertPanel = open_panel(only="convert").convert
+    convert.source.value, convert.output.value = str(saved), str(tmp_path / "out")
+    convert.workers.value = "some"
+    assert press(convert) is None and "Workers must be a number of processes" in convert.workers.problem
+    convert.workers.value = "2"
+    assert "ProcessPoolExecutor(2, get_context('spawn')" in unescape(convert.call.value)
+    executor = ThreadPoolExecutor(1)
+    with patch("qtoolkit.notebook.panels.shared_call.processes", return_value=executor) as opened:
+        record = press(convert)
+    opened.assert_called_once_with("2", "Workers")
+    assert isinstance(record, Conversion) and not convert.workers.problem
+    # They have done it: the executor has started its thread, and was closed with the job.
+    assert executor._threads and executor._shutdown
 
 
 def test_an_empty_field_is_named(open_panel: Open) -> None:
