@@ -55,7 +55,6 @@ class ConvertPanel:
             SourceError: self.source,
             OutputError: self.output,
             "Workers": self.workers,
-            "executor": self.workers,
         }
         self.runner = JobRunner(worker, results, {"Convert": self._job}, self._fields, errors)
         self.box = VBox([*(field.box for field in self._fields), self.call, self.runner.box])
