@@ -107,7 +107,7 @@ def _request_option(field: Field[Any]) -> LineOption:
         return LineOption(field.name, flags, text, sets=not field.default)
     kinds = _kinds(field.type)
     several = typing.get_origin(field.type) is Sequence
-    in_variable = not several and not {str, int}.intersection(kinds)
+    in_variable = not several and (field.metadata["metavar"] == "MODEL" or not {str, int}.intersection(kinds))
     more = "; may be given several times" if several else "; a variable may hold it" if in_variable else ""
     option = LineOption(
         field.name,

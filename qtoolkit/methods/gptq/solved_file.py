@@ -10,6 +10,7 @@ from qtoolkit.methods.calibrated_file import CalibratedFile
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.estimates import gptq_phases
+from qtoolkit.methods.gptq.hidden_states import where_states_wait
 from qtoolkit.methods.gptq.notes import note_on_few, note_on_few_tokens, note_on_unseen, notes_on_experts
 from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks, blocks_alone
 from qtoolkit.methods.method import Outcome
@@ -103,7 +104,8 @@ class SolvedFile(CalibratedFile):
             )
         else:
             method = SolvedBlocks(solving, types, plan.device)
-            blocks = quantize_blocks(streamed, layers, tokens, method, begun.journal, on_progress, {})
+            states, journal = where_states_wait(plan), begun.journal
+            blocks = quantize_blocks(streamed, layers, tokens, method, journal, on_progress, {}, states=states)
         give_memory_back()
         report = report_of(begun, blocks, damp_percent=solving.damp_percent, perplexity=None)
         solved = {key.rpartition(".")[0]: tensor for block in blocks for key, tensor in block.tensors.items()}

@@ -1,19 +1,24 @@
 """Write a quantized model in another format: source, format, output folder, start, progress, cancel."""
 
+from collections.abc import Sequence
+
 from ipywidgets import HTML, VBox
 
 from qtoolkit.errors import ModelNotFoundError, OutputError, SourceError, UnsupportedModelError
+from qtoolkit.files import shortened
 from qtoolkit.formats import conversion_targets
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, choice_field, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.next_steps import NextSteps
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_call import SharedCall, given_workers, workers_field
 from qtoolkit.notebook.panels.shared_fields import reader_field
 from qtoolkit.notebook.panels.verb_call import call_html
+from qtoolkit.records import Conversion
 from qtoolkit.requests import ConvertRequest
 
 
@@ -24,14 +29,16 @@ class ConvertPanel:
         choice: has the folder that was saved last, which is left as it is.
         worker: runs the job.
         results: shows the record of the conversion.
+        shown: the names of all panels on the page.
 
     Attributes:
         box: the widget to put on the page.
         source, format, output, for_, lossy, wider, workers, overwrite: the fields.
         runner: start and cancel, and the progress.
+        next_steps: what to do with the result, hidden until there is one.
     """
 
-    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results, shown: Sequence[str] = ()) -> None:
         self.source = path_field("Quantized model", choice.folder, hint="a saved folder, or a Hub id")
         formats = tuple(conversion_targets())
         self.format = choice_field("Format", [(name, name) for name in formats], formats[0])
@@ -57,7 +64,10 @@ class ConvertPanel:
             "Workers": self.workers,
         }
         self.runner = JobRunner(worker, results, {"Convert": self._job}, self._fields, errors)
-        self.box = VBox([*(field.box for field in self._fields), self.call, self.runner.box])
+        self.next_steps = NextSteps(choice, shown, ("publish", "compare"))
+        self.next_steps.box.layout.display = "none"
+        below = [self.call, self.runner.box, self.next_steps.box]
+        self.box = VBox([*(field.box for field in self._fields), *below])
         for field in self._fields:
             field.on_change(self._propose_output)
         self._propose_output()
@@ -87,4 +97,11 @@ class ConvertPanel:
         self.source.needed("a saved folder or a Hub id")
         self.output.needed("a folder")
         given_workers(self.workers)
-        return Job(self._call(), f"{self.format.value} of {self.source.value}", lambda conversion: conversion)
+        return Job(self._call(), f"{self.source.value} to {self.format.value}", self._keep)
+
+    def _keep(self, conversion: Conversion) -> Conversion:
+        """Let the other panels go on with the result; this one keeps its source, of which people make more formats."""
+        self._taken = shortened(conversion.path)
+        self.next_steps.take(self._taken)
+        self.next_steps.box.layout.display = None
+        return conversion
