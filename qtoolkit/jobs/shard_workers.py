@@ -105,7 +105,7 @@ class ExecutorWorkers:
         try:
             found = self._one_each(look_around, *arguments)
             on_wait = self._watching(
-                lambda: on_progress(ProgressEvent("load", 0, 0, "bytes", f"{len(found)} workers look at the model"))
+                lambda: on_progress(ProgressEvent("load", 0, 0, "bytes", "workers look at the model"))
             )
             lost = [name for name, future in found if not self._has_looked(name, future, on_wait)]
         finally:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from qtoolkit.checkpoints.layer_values import largest
+from qtoolkit.measure.malloc import GIVE_BACK_EVERY
 from qtoolkit.measure.worker_rates import Rates
 from qtoolkit.methods import get_method
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.planning.phases import FIRST_USE, FRESH_PROCESS, make_job_shape
 from qtoolkit.planning.planner import PlannedJob
 from qtoolkit.planning.worker_times import (
@@ -48,6 +50,11 @@ def with_workers(planned: PlannedJob, num_workers: int, rates: Rates | None, *, 
     base = (
         Term("a fresh process", FRESH_PROCESS, "with torch and transformers imported, measured on Linux"),
         Term("code and buffers of first use", FIRST_USE, "measured: pages of torch's libraries"),
+        *(
+            Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported")
+            for name in method.requires
+            if name in RESIDENT_BYTES
+        ),
     )
     job = make_job_shape(checkpoint, plan.layers, plan.skipped, plan.footprint_after, plan.device, base, Speed())
     counts = tuple(sorted({num_workers, *(2**power for power in range(num_workers.bit_length()))}))
@@ -124,6 +131,11 @@ def _in_parts(job: JobShape, num_workers: int) -> WorkerPlan:
             *job.base,
             Term("a quantized block", max(after.values(), default=0), "the largest"),
             Term("a layer that is quantized", working, "source weight, float32 copies, result"),
+            Term(
+                "read and not given back yet",
+                min(max(before.values(), default=0), GIVE_BACK_EVERY),
+                "a block's weights; freed memory is given back after so much",
+            ),
         ),
         shared_disk=0,
         shared_bytes=sum(after.values()),

@@ -74,6 +74,11 @@ def test_blocks_without_calibration_are_files(tiny_llama: Path) -> None:
     assert found.shared_bytes == sum(layer.disk_bytes for layer in in_blocks)
     assert found.shared_disk == 0
     assert found.enough == 2
+    blocks = {layer.name.split(".")[2] for layer in in_blocks}
+    waiting = {term.name: term.size for term in found.memory}["read and not given back yet"]
+    assert len(blocks) * waiting == found.weight_bytes
+    of_absmax, of_nf4 = ({term.name for term in shared(tiny_llama, name).memory} for name in ("absmax", "nf4"))
+    assert of_nf4 - of_absmax == {"package bitsandbytes"}
 
 
 def test_tensors_of_a_file_are_parts_too_and_codes_by_a_text_are_solved_in_shards(tiny_llama: Path) -> None:

@@ -62,7 +62,6 @@ class ConvertPanel:
             SourceError: self.source,
             OutputError: self.output,
             "Workers": self.workers,
-            "executor": self.workers,
         }
         self.runner = JobRunner(worker, results, {"Convert": self._job}, self._fields, errors)
         self.next_steps = NextSteps(choice, shown, ("publish", "compare"))

@@ -66,7 +66,6 @@ class QuantizePanel:
             "for_": self.for_,
             "device": methods.device,
             "Workers": self.workers,
-            "executor": self.workers,
         }
         # One widget in two panels: the page draws it twice, and it is the same everywhere.
         boxes = [self.model.box, methods.box]
