@@ -42,7 +42,10 @@ class ConfigForm:
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
-        methods = [(f"{name}: {get_method(name).summary}", name) for name in available_methods()]
+        # A menu cuts off what is long: the rest stands beside it.
+        methods = [
+            (f"{name}: {re.split('[;(]', get_method(name).summary)[0].strip()}", name) for name in available_methods()
+        ]
         self.method = choice_field("Method", methods, DEFAULT_METHOD)
         self.method.on_change(self._change_method)
         self.box = VBox()
@@ -56,6 +59,7 @@ class ConfigForm:
         self._on_change()
 
     def _make_options(self) -> None:
+        self.method.set_hint(get_method(self.method.value).summary)
         config_class = get_method(self.method.value).config_class
         hints = option_hints(config_class)
         previous = self.options

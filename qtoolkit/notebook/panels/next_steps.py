@@ -37,9 +37,11 @@ class NextSteps:
         told = '<div class="qtk-text">Next, in this order:</div>'
         self.box = VBox([HTML(told), Box(row, layout=Layout(flex_flow="row wrap"))] if row else [])
 
-    def take(self, folder: str) -> None:
-        """Let the panels go on with a folder that was just saved."""
+    def take(self, folder: str, *, without: Sequence[str] = ()) -> None:
+        """Let the panels go on with a folder that was just saved, all but those that would refuse it."""
         self._folder = self._choice.folder = folder
+        for name, button in self.buttons.items():
+            button.box.layout.display = "none" if name in without else None
 
     def _turn(self, name: str) -> None:
         # Another panel may have saved something since. Emptied first, to be heard also when it is the same panel again.

@@ -12,6 +12,7 @@ from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import absolute, current_folder
+from qtoolkit.formats import GroupedFormat, LayersFormat, get_format
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
@@ -125,16 +126,18 @@ class QuantizePanel:
         title = f"{self._choice.config.method} of {self._choice.model}"
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
         # With the variable's name of now: the field may change while the job runs.
-        keep = partial(self._keep, self._choice.model, self._choice.device, into)
+        keep = partial(self._keep, self._choice.model, self._choice.device, into, self._choice.config.format)
         return Job(self._call(), title, keep, predicted, kept=partial(_kept, self.output.value))
 
-    def _keep(self, model: str, device: str, into: str, result: Any) -> QuantizationReport:
+    def _keep(self, model: str, device: str, into: str, format_: str, result: Any) -> QuantizationReport:
         """Assign the model to the variable, if one is named, and return the report, which holds no weight."""
+        # Codes that are stored otherwise, no other format takes over.
+        takes_over = isinstance(get_format(format_), GroupedFormat | LayersFormat)
         if into:
             get_ipython().push({into: result})
         folder = _short(result.path) if result.path else ""
         if folder:
-            self.next_steps.take(folder)
+            self.next_steps.take(folder, without=() if takes_over else ("convert",))
             self.zip_it.take(folder)
             told = "An adapter gives it back some of what it lost (run this in a cell):"
             call = call_html(VerbCall("repair", (folder, model, f"{folder}-repair")))

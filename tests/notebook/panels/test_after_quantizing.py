@@ -11,7 +11,8 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qtoolkit.errors import InsufficientMemoryError
+import qtoolkit as qt
+from qtoolkit.errors import InsufficientMemoryError, UnsupportedModelError
 from qtoolkit.jobs import answering
 from qtoolkit.notebook.panels import Panel
 from qtoolkit.records import Answers, Archive
@@ -22,9 +23,9 @@ Open = Callable[..., Panel]
 PROMPT = "the cat sat"
 
 
-def quantized(panel: Panel, *, output: str = "output/small", into: str = "") -> Panel:
+def quantized(panel: Panel, *, method: str = "absmax", output: str = "output/small", into: str = "") -> Panel:
     """Press Quantize, and wait."""
-    panel.quantize.methods.form.method.value = "absmax"
+    panel.quantize.methods.form.method.value = method
     panel.quantize.output.value, panel.quantize.into.value = output, into
     panel.quantize.runner.actions["Quantize"].press()
     panel.worker.wait(120)
@@ -123,6 +124,14 @@ def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama:
     panel.compare.forms.value = ("nf4",)
     steps.buttons["compare"].press()
     assert panel.compare.forms.value == ("nf4",)
+
+
+def test_a_step_that_would_be_refused_is_not_offered(open_panel: Open, tiny_llama: Path) -> None:
+    steps = quantized(open_panel(tiny_llama), method="int8").quantize.next_steps
+    seen = {name for name, button in steps.buttons.items() if button.box.layout.display != "none"}
+    assert seen == {"compare", "publish"}
+    with pytest.raises(UnsupportedModelError, match="whose codes no other format holds"):
+        qt.convert("output/small", "gptq", "output/other")
 
 
 def test_a_panel_alone_names_no_panel_that_is_not_there(open_panel: Open, tiny_llama: Path) -> None:

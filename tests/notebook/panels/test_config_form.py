@@ -1,12 +1,13 @@
 """Fields made from a config: every option has one, each says what is wrong with it, and none is silently changed."""
 
 from dataclasses import fields
+from html import escape
 from typing import Any
 
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.methods import available_methods, config_class
+from qtoolkit.methods import available_methods, config_class, get_method
 from qtoolkit.notebook.options import tables
 from qtoolkit.notebook.panels.config_form import ConfigForm
 from qtoolkit.notebook.panels.option_labels import _LABELS, label_of
@@ -23,6 +24,7 @@ def test_every_option_has_a_field_and_as_they_open_they_are_the_default(form: Co
     known = config_class(method)
     assert set(form.options) == {field.name for field in fields(known)} - set(tables(known))
     assert form.config == known()
+    assert escape(get_method(method).summary) in form.method._beside.value
     # Read again from what the fields hold.
     assert form._read() == known()
     for field in fields(known):
