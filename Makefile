@@ -59,6 +59,7 @@ test: ready test-new test-colab test-auto-gptq test-mlx test-triton  ## everythi
 # torch and bitsandbytes take the processor for one with AVX2 alone.
 test-older: export ATEN_CPU_CAPABILITY := avx2
 test-older: export ONEDNN_MAX_CPU_ISA := AVX2
+test-older: export MKL_ENABLE_INSTRUCTIONS := AVX2
 test-older: export PYTHONPATH := $(CURDIR)/scripts/older_processor
 test-older: test  ## the same as on a processor with AVX2 alone
 

@@ -79,8 +79,11 @@ def continue_text(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: in
         The new text, without the prompt.
 
     Raises:
-        ConfigError: a token without an embedding in the model; looking it up would disable a GPU for the process.
+        ConfigError: the prompt is no text; or a token without an embedding in the model, which looked up would disable
+            a GPU for the process.
     """
+    if not isinstance(prompt, str):
+        raise ConfigError(f"prompt must be a text, got {type(prompt).__name__}: ask for one text at a time")
     tokens = tokenizer(prompt, return_tensors="pt")
     rows = model.get_input_embeddings().weight.shape[0]
     ids = tokens["input_ids"].flatten().tolist()

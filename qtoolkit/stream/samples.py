@@ -13,6 +13,7 @@ from qtoolkit.errors import UnsupportedModelError
 from qtoolkit.models.block_passing import MOST_OUTPUTS, outputs_of, replaced_forwards
 from qtoolkit.stream.arguments import Arguments, BlockArguments, Carried, Span
 from qtoolkit.stream.blocks import StreamedModel
+from qtoolkit.tensor.padded_rows import PaddedProducts
 
 # Widest activations that a block holds at one time, as a gated MLP does: gate, up and their product.
 _WIDEST_AT_ONCE = 4
@@ -108,7 +109,8 @@ class Samples:
         other = self.arguments.of(index, span, device)
         if self.arguments.has_carried:
             other = self._carried.put_into(other, index, span)
-        output = block(self.as_given(hidden.to(device, non_blocking=True)), *other.args, **other.kwargs)
+        with PaddedProducts():
+            output = block(self.as_given(hidden.to(device, non_blocking=True)), *other.args, **other.kwargs)
         # A list in the first GPT.
         several = isinstance(output, tuple | list)
         self.num_outputs = len(output) if several else 0

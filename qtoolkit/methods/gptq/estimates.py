@@ -46,7 +46,8 @@ def gptq_phases(job: JobShape, config: GPTQ, *, solves: bool = True) -> tuple[Ph
     dtype = calibration_dtype(job.device, job.dtype)
     # Blocks are read in the type that they compute in.
     wider = dtype.itemsize / job.dtype.itemsize
-    job = replace(job, base=(*job.base, _TEXT, *_resident_terms(job, config)), expanded=0)
+    text = (_TEXT,) if job.reads_text else ()
+    job = replace(job, base=(*job.base, *text, *_resident_terms(job, config)), expanded=0)
     written = [writing_phase(job, config.num_samples, seq_len, wider)] if is_self(config.calibration) else []
     inner = tuple(layer for layer in job.layers if layer.name.startswith(f"{job.blocks}."))
     samples, embedded, running = _sample_terms(job, inner, config, seq_len, dtype.itemsize)

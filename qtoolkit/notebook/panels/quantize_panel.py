@@ -22,7 +22,7 @@ from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_call import SharedCall, given_workers, workers_field
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.try_it import Made, TryIt
-from qtoolkit.notebook.panels.verb_call import call_html
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.notebook.panels.zip_it import ZipIt
 from qtoolkit.partial import partial_of
 from qtoolkit.records import QuantizationReport
@@ -45,6 +45,7 @@ class QuantizePanel:
         runner: start and cancel, and the progress.
         saved: HTML that tells what was made, and where it is.
         try_it, next_steps, zip_it: what to do with it.
+        repair: HTML with the call that computes an adapter for it, which takes long, and belongs into a cell.
         afterwards, of_saved: boxes with all of these, hidden until something was made, and with what needs a folder.
     """
 
@@ -77,10 +78,9 @@ class QuantizePanel:
         self.try_it = TryIt(self.runner)
         self.saved = HTML()
         self.next_steps = NextSteps(choice, shown)
-        self.zip_it = ZipIt(choice, self.runner)
-        self.of_saved = VBox(
-            [self.next_steps.box, self.next_steps.repair, self.zip_it.button.box, self.zip_it.view.box]
-        )
+        self.repair = HTML()
+        self.zip_it = ZipIt(self.runner)
+        self.of_saved = VBox([self.next_steps.box, self.repair, self.zip_it.button.box, self.zip_it.view.box])
         # Shown by one message: a job's end sends the page enough as it is.
         self.afterwards = VBox([self.saved, self.try_it.box, self.of_saved], layout=Layout(display="none"))
         below = [self.call, self.runner.box, self.afterwards]
@@ -135,7 +135,11 @@ class QuantizePanel:
             get_ipython().push({into: result})
         folder = _short(result.path) if result.path else ""
         if folder:
-            self._choice.folder = folder
+            self.next_steps.take(folder)
+            self.zip_it.take(folder)
+            told = "An adapter gives it back some of what it lost (run this in a cell):"
+            call = call_html(VerbCall("repair", (folder, model, f"{folder}-repair")))
+            self.repair.value = f'<div class="qtk-text">{told}</div>{call}'
         report: QuantizationReport = result.report
         # The status tells of the next job soon.
         places = [f"saved to {folder}"] * bool(folder) + [f"kept as {into}"] * bool(into)
