@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def llama_works(python: str, file: Path) -> tuple[Work, Work]:
 
 
 def side_by_side(mine: Work, base: Work) -> tuple[float, float]:
-    """The seconds of one, and how many times as fast as float32 it is: medians of turns, after one that does not count."""
+    """The seconds of one, and how many times as fast as float32 it is: medians of turns but the first."""
     turns = [(mine(), base()) for _ in range(TURNS + 1)][1:]
     return statistics.median(one for one, _ in turns), statistics.median(other / one for one, other in turns)
 
@@ -107,7 +108,7 @@ def figures(folder: str, llama: str | None, only: str) -> dict[str, list[float]]
         return lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
     # Codes in the format of GPTQ are multiplied alike, whoever chose them.
-    group = {"granularity": "group", "format": "gptq"}
+    group: dict[str, Any] = {"granularity": "group", "format": "gptq"}
     channel: dict[str, Any] = {"granularity": "channel"}
     models: dict[str, Callable[[], Any]] = {
         "transformers, bfloat16": plain(torch.bfloat16),
@@ -132,11 +133,11 @@ def figures(folder: str, llama: str | None, only: str) -> dict[str, list[float]]
     with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
         base = works(plain(torch.float32)())
         ways: dict[str, Callable[[], tuple[Work, Work]]] = {
-            name: lambda name=name: works(models[name]()) for name in names
+            name: partial(lambda make: works(make()), models[name]) for name in names
         }
         if llama:
             file = Path(scratch) / "q4_0"
-            qt.quantize(folder, qt.GGUF("Q4_0"), output=file)
+            qt.quantize(folder, qt.GGUF(quant_type="Q4_0"), output=file)
             ways["llama.cpp, Q4_0"] = lambda: llama_works(llama, next(file.glob("*.gguf")))
         for name, make in ways.items():
             pairs = zip(make(), base, (PROMPT, NEW), strict=True)

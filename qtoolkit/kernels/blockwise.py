@@ -29,14 +29,13 @@ def multiply_blocks(x: torch.Tensor, codes: "Codes", dtype: torch.dtype) -> torc
     The inputs must be in the order of the codes (`Codes.order`).
     """
     inputs = x.to(dtype)
-    parts = []
+    y = x.new_empty(x.shape[0], codes.out_features)
     for outputs in output_blocks(codes):
         weight, factor = codes.unscaled(outputs, dtype)
         part = inputs @ weight
         del weight  # freed before the next block is dequantized
-        parts.append(part if factor is None else part.mul_(factor))
-    # [tokens, outputs] of each block -> [tokens, out]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(x.dtype)
+        y[:, outputs] = part if factor is None else part.mul_(factor)
+    return y
 
 
 def multiply_transposed(grad: torch.Tensor, codes: "Codes", dtype: torch.dtype) -> torch.Tensor:
@@ -95,8 +94,7 @@ def expand(
         torch.mul(levels.to(torch.int16).sub_(zero), _spread(scale, groups).float(), out=weight)
     else:
         # A difference that fits 8 bits with a sign is taken of bytes, a quarter of the memory that floats are.
-        fits = bits < 8 or (isinstance(zero, int) and zero == 128)
-        if fits:
+        if bits < 8 or (isinstance(zero, int) and zero == 128):
             differences = levels.sub(zero).view(torch.int8).float()
         else:
             differences = levels.float().sub_(zero if isinstance(zero, int) else zero.float())

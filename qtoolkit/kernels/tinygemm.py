@@ -124,7 +124,7 @@ def _unpack_halves(packed: torch.Tensor, block: int, columns: slice) -> torch.Te
     rows = packed[columns]
     words = rows.view(torch.int64)
     halves = (words & _LOW_HALVES, (words >> 4).bitwise_and_(_LOW_HALVES))
-    inputs, blocks, pieces = 2 * packed.shape[1], len(rows) // block, block // 32
+    inputs, blocks, pieces = 2 * rows.shape[1], rows.shape[0] // block, block // 32
     codes = torch.empty(inputs, blocks, 2, pieces, dtype=torch.complex128, device=packed.device)
     for half, bytes_ in enumerate(halves):
         # [outputs, in / 2] -> [blocks, in, pieces of 16 bytes]
@@ -132,7 +132,7 @@ def _unpack_halves(packed: torch.Tensor, block: int, columns: slice) -> torch.Te
         for piece in range(pieces):
             codes[:, :, half, piece] = moved[:, :, piece].T
     # [in, blocks, 2, pieces] of 16 bytes -> [in, outputs] bytes
-    return codes.view(torch.uint8).view(inputs, len(rows))
+    return codes.view(torch.uint8).view(inputs, rows.shape[0])
 
 
 def _pack_tiles(codes: torch.Tensor) -> torch.Tensor:
