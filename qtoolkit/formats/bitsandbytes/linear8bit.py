@@ -9,7 +9,7 @@ import torch
 from qtoolkit.kernels.int8_rows import FEW_TOKENS, MULTIPLE
 from qtoolkit.optional import optional
 from qtoolkit.tensor.float32_products import own_products
-from qtoolkit.tensor.processor import bfloat16_is_fast
+from qtoolkit.tensor.processor import product_dtype
 
 bnb: Any = optional("bitsandbytes", "an int8 layer")
 functional: Any = optional("bitsandbytes.functional", "an int8 layer")
@@ -40,7 +40,7 @@ class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc]
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         needs_gradient = x.requires_grad and torch.is_grad_enabled()
-        if x.device.type == "cpu" and not bfloat16_is_fast() and not self.training and not needs_gradient:
+        if product_dtype(torch.bfloat16, x.device.type) == torch.float32 and not self.training and not needs_gradient:
             if self.weight.CB is not None:
                 self.init_8bit_state()
             if x.numel() and not self.state.has_fp16_weights and self.state.CB is not None:
@@ -54,11 +54,12 @@ class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc]
     def _multiply_codes(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x[..., in] W^T + bias -> [..., out] as `bitsandbytes::int8_mixed_scaled_mm` does."""
         rows, row_scales = self.state.CB, self.state.SCB.float()
-        inputs = x.reshape(-1, x.shape[-1]).to(torch.float16)  # [..., in] -> [tokens, in]
+        # bitsandbytes takes float16, which holds all that bfloat16 does but the smallest numbers and the largest.
+        inputs = x.reshape(-1, x.shape[-1]).float()  # [..., in] -> [tokens, in]
         codes, scales, outliers = functional.int8_vectorwise_quant(inputs, threshold=self.state.threshold)
         y = _product(codes, rows, x.dtype).mul_(scales[:, None]).mul_(row_scales / 127**2)
         if outliers is not None and outliers.numel():
-            y.addmm_(inputs[:, outliers].float(), (rows[:, outliers].float() * (row_scales[:, None] / 127)).T)
+            y.addmm_(inputs[:, outliers], (rows[:, outliers].float() * (row_scales[:, None] / 127)).T)
         if self.bias is not None:
             y += self.bias.float()
         return y.to(x.dtype).view(*x.shape[:-1], rows.shape[0])  # [tokens, out] -> [..., out]

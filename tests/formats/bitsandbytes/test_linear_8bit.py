@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import qtoolkit as qt
-from qtoolkit.formats.bitsandbytes import linear8bit
+from qtoolkit.tensor import processor
 from tests.sample_models import random_model
 
 
@@ -24,13 +24,13 @@ def test_an_older_processor_gives_what_bitsandbytes_does(
     torch.manual_seed(0)
     model = qt.quantize(random_model("llama"), "int8", device="cpu").model
     layer = model.get_submodule("model.layers.0.mlp.up_proj")
-    x = torch.randn(1, tokens, 64)
+    x = torch.randn(1, tokens, 64).bfloat16().float()
     x[..., 5] = largest
     with torch.no_grad():
-        monkeypatch.setattr(linear8bit, "bfloat16_is_fast", lambda: True)
+        monkeypatch.setattr(processor, "bfloat16_is_fast", lambda: True)
         theirs = layer(x)
-        monkeypatch.setattr(linear8bit, "bfloat16_is_fast", lambda: False)
+        monkeypatch.setattr(processor, "bfloat16_is_fast", lambda: False)
         ours = layer(x)
     assert not torch.equal(ours, theirs) and ours.shape == theirs.shape
-    # bitsandbytes has 1 / 127^2 to seven digits; sums of one token are rounded to bfloat16.
-    assert (ours - theirs).norm() < (3e-3 if tokens == 1 else 1e-5) * theirs.norm()
+    # bitsandbytes 0.50 has 6.200124e-05 for 1 / 127^2; sums of one token are rounded to bfloat16.
+    assert (ours - theirs).norm() < (3e-3 if tokens == 1 else 3e-5) * theirs.norm()
