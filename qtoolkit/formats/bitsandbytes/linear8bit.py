@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from qtoolkit.kernels.int8_rows import FEW_TOKENS, MULTIPLE
+from qtoolkit.kernels import multiply_rows
 from qtoolkit.optional import optional
 from qtoolkit.tensor.float32_products import own_products
 from qtoolkit.tensor.processor import product_dtype
@@ -80,9 +80,9 @@ def _product(codes: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> tor
 
     Of few tokens in bfloat16, sums are rounded to that.
     """
-    if dtype == torch.bfloat16 and codes.shape[0] <= FEW_TOKENS and rows.shape[1] % MULTIPLE == 0:
-        inputs = codes.bfloat16()
-        return torch._weight_int8pack_mm(inputs, rows, inputs.new_ones(rows.shape[0])).float()  # noqa: SLF001
+    few = multiply_rows(codes.bfloat16(), rows) if dtype == torch.bfloat16 else None
+    if few is not None:
+        return few.float()
     inputs = codes.float()
     y = inputs.new_empty(codes.shape[0], rows.shape[0])
     step = max(1, _BLOCK_WEIGHTS // rows.shape[1])
