@@ -78,7 +78,8 @@ def answers(
                 except QToolkitError as error:  # known, and the same again: or another version of qtoolkit
                     answer = Answer(number, None, error, attempt)
                 except Exception as error:  # noqa: BLE001  # each executor has its own for a worker that is lost
-                    if attempt < retries:
+                    # Dask has begun a killed one again itself, and lost all those workers.
+                    if attempt < retries and type(error).__name__ != "KilledWorker":
                         waiting.append((number, attempt + 1))
                         continue
                     answer = Answer(number, None, error, attempt)

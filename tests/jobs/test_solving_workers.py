@@ -1,6 +1,7 @@
 """A `.gguf` file whose codes workers have solved on a text, in shards, is byte for byte that of one process."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, JobCancelled
+from qtoolkit.jobs.shard_workers import do_task
 from qtoolkit.records import LayerError, ProgressEvent
 from tests.jobs.test_rounding_workers import files_of
 from tests.jobs.test_solved_files import solved
@@ -21,6 +23,19 @@ def made(model: Path, output: Path, **options: Any) -> list[LayerError]:
     return [*result.report.calibration.layers]
 
 
+class CountingExecutor(ThreadPoolExecutor):
+    """Keeps the names of the tasks that it does."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.done = list[str]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if fn is do_task:
+            self.done.append(args[1].func.__name__)
+        return super().submit(fn, *args, **kwargs)
+
+
 def stop_in_the_second_block(event: ProgressEvent) -> None:
     if event.phase == "quantize" and event.done > 7:
         raise JobCancelled("stop")
@@ -31,9 +46,11 @@ def test_workers_go_on_where_one_process_stopped_and_make_its_file(tiny_llama: P
     with pytest.raises(JobCancelled):
         made(tiny_llama, tmp_path / "shared", on_progress=stop_in_the_second_block)
     seen = set[str]()
-    with ThreadPoolExecutor(2) as executor:
+    with CountingExecutor(2) as executor:
         made(tiny_llama, tmp_path / "shared", executor=executor, on_progress=lambda event: seen.add(event.detail))
     assert "model.layers.0 (done before)" in seen
+    # Of the second block alone: what each shard sums up, and what is solved.
+    assert [executor.done.count(name) for name in ("sum_up", "solve")] == [4 * 3, 4]
     assert files_of(tmp_path / "one") == files_of(tmp_path / "shared")
     assert len(shards) == 14
     # All samples count, whichever shard they are in.

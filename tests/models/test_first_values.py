@@ -27,6 +27,21 @@ def test_those_of_siglip_alone_are_named(gemma: nn.Module) -> None:
     assert layers_given_first_values(gemma, [TEXT]) == ()
 
 
+def test_a_layer_is_named_if_the_class_of_the_module_around_it_sets_it() -> None:
+    """Mamba 2's mixer has two layers, of which its class sets one."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        mamba = AutoModelForCausalLM.from_config(small_config("mamba2"))
+    inner, outer = "backbone.layers.1.mixer.in_proj", "backbone.layers.1.mixer.out_proj"
+    assert layers_given_first_values(mamba, [inner]) == ()
+    assert layers_given_first_values(mamba, [outer]) == (outer,)
+
+
+def test_what_is_no_linear_layer_holds_no_packed_codes(gemma: nn.Module) -> None:
+    assert layers_given_first_values(gemma, ["model.vision_tower.embeddings.patch_embedding"]) == ()
+
+
 def test_the_model_keeps_its_weights(gemma: nn.Module) -> None:
     before = {name: id(tensor) for name, tensor in gemma.named_parameters()}
     layers_given_first_values(gemma, [TOWER, TEXT])

@@ -20,7 +20,7 @@ def test_a_line_is_read() -> None:
     [
         ("", "%qverify needs FOLDER: `%qverify FOLDER`"),
         ("a b", "expected one FOLDER, got also 'b'"),
-        ("a --text book.txt", "%qverify has no option --text: its options are --base, --for, --debug"),
+        ("a --text book.txt", "%qverify has no option --text: its options are --license, --base, --for, --debug"),
     ],
 )
 def test_another_line_is_refused(line: str, told: str) -> None:

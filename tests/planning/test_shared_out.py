@@ -55,6 +55,8 @@ def test_memory_follows_the_samples_of_a_shard(tiny_llama: Path) -> None:
     )
     name = "hidden states of the samples"
     assert many[name] == 4 * few[name]
+    # They get its tokens.
+    assert "calibration text and its tokens" not in many
     assert many["a block's weights"] == few["a block's weights"]
 
 

@@ -80,6 +80,11 @@ class ConfigForm:
             close_widget(field.box)
         close_widget(fold.box)
 
+    @property
+    def wrong(self) -> str:
+        """Return the label of the first option that is wrong; empty if none is."""
+        return next((str(field.control.description) for field in self.options.values() if field.problem), "")
+
     def _is_rare(self, name: str) -> bool:
         return name in _RARE or (len(self.options) > _FEW and name not in _FIRST)
 

@@ -64,7 +64,7 @@ class ConvertPanel:
             "Workers": self.workers,
         }
         self.runner = JobRunner(worker, results, {"Convert": self._job}, self._fields, errors)
-        self.next_steps = NextSteps(choice, shown, ("publish", "compare"))
+        self.next_steps = NextSteps(choice, shown, ("compare", "publish"))
         self.next_steps.box.layout.display = "none"
         below = [self.call, self.runner.box, self.next_steps.box]
         self.box = VBox([*(field.box for field in self._fields), *below])

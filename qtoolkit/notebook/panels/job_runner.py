@@ -12,7 +12,7 @@ from qtoolkit.notebook.magic_errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, field_of_error
 from qtoolkit.notebook.panels.memory_chart import JobMemory
-from qtoolkit.notebook.panels.panel_words import panel_line
+from qtoolkit.notebook.panels.panel_words import headline_of_panel, panel_line
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.stop_button import StopButton
@@ -130,7 +130,9 @@ class JobRunner:
             record = job.on_result(view.follow(progress, memory, run, job.draw))
             self._results.add(job.call.verb, str(job.call), record)
             # The report may be a screen further down.
-            view.show_status(f"{job.title}: done in {progress.seconds()}. {record.headline()}".strip())
+            view.show_status(
+                f"{job.title}: done in {progress.seconds()}. {headline_of_panel(record.headline())}".strip()
+            )
         except JobCancelled:
             ended = "; ".join(filter(None, (f"cancelled {progress.end()}", _WHOLE, job.kept())))
             view.show_status(f"{job.title}: {ended}")

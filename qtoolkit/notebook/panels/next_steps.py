@@ -32,7 +32,11 @@ class NextSteps:
     def __init__(self, choice: PanelChoice, shown: Sequence[str], steps: Sequence[str] = tuple(_STEPS)) -> None:
         self._choice = choice
         self._folder = ""
-        self.buttons = {name: ButtonField(_STEPS[name], partial(self._turn, name)) for name in steps if name in shown}
+        self.buttons = {
+            name: ButtonField(_STEPS[name], partial(self._turn, name), main=name == steps[0])
+            for name in steps
+            if name in shown
+        }
         row = [button.box for button in self.buttons.values()]
         told = '<div class="qtk-text">Next, in this order:</div>'
         self.box = VBox([HTML(told), Box(row, layout=Layout(flex_flow="row wrap"))] if row else [])

@@ -25,7 +25,7 @@ from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
 STYLE = Path(__file__).with_name("panel.css")
 _TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
-_GONE = "The kernel of this panel has ended: this is a picture of its last state. Run the cell again to open it anew."
+_GONE = "The kernel of this panel has ended: this is its last state. What was saved stays; run the cell again to go on."
 
 
 class Panel:

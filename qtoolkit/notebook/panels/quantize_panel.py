@@ -99,8 +99,9 @@ class QuantizePanel:
         self._show_call()
 
     def _show_call(self) -> None:
-        ready = self._choice.model and self._choice.config
-        self.call.value = call_html(self._call() if ready else None, "It needs a model, and a method without mistakes.")
+        wrong = self.methods.form.wrong
+        missing = f"“{wrong}” is wrong: it says why beside itself." if wrong else "It needs a model."
+        self.call.value = call_html(self._call() if self._choice.model and not wrong else None, missing)
 
     def _call(self) -> SharedCall:
         options = {**given_options(self._fields), **self._choice.device_option()}

@@ -17,7 +17,7 @@ from qtoolkit.records import Answers
 
 # Even a small model goes on with it sensibly for a sentence.
 _PROMPT = "The sun rises in the"
-_HINT = "a text that both go on with; small models soon repeat themselves, the original too"
+_HINT = "a text that both go on with, by 40 tokens at most; small models soon repeat themselves, the original too"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_the_panels_go_on_with_what_was_written(open_panel: Open, saved: Path, t
     assert steps.box.layout.display == "none"
     panel.convert.output.value = str(tmp_path / "out")
     assert isinstance(press(panel.convert), Conversion)
-    assert steps.box.layout.display is None and list(steps.buttons) == ["publish", "compare"]
+    assert steps.box.layout.display is None and list(steps.buttons) == ["compare", "publish"]
     steps.buttons["publish"].press()
     assert panel.box.children[2].selected_index == 5 and panel.publish.folder.value == str(tmp_path / "out")
     # More formats are made of what this one was made of.
