@@ -111,6 +111,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "granite4_vision": {
         "deepstack_layer_map": [[-2, 0], [-1, 1]],
         "downsample_rate": "1/2",
+        "qformer_config": {"num_hidden_layers": 1, "cross_attention_frequency": 1},
         "spatial_target_layers": [0, 1],
     },
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM, "num_experts": EXPERTS, "moe_topk": EXPERTS},

@@ -6,7 +6,7 @@ import pytest
 
 from qtoolkit.errors import CheckpointError
 from qtoolkit.formats.compressed_tensors.schemes import Scheme, Schemes
-from qtoolkit.formats.gptq.misread import dynamic_options
+from qtoolkit.formats.gptq.misread import DynamicOptions
 from qtoolkit.matching import matches
 
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.11.mlp.up_proj", "lm_head", "")
@@ -30,7 +30,7 @@ def test_what_is_none_is_refused_as_by_python(pattern: str) -> None:
     "read",
     [
         lambda: matches(ENDLESS, NAMES[0]),
-        lambda: dynamic_options({f"+:{ENDLESS}": {"bits": 8}}, NAMES[0]),
+        lambda: DynamicOptions({f"+:{ENDLESS}": {"bits": 8}}).of(NAMES[0]),
         lambda: Schemes((Scheme(4, 32, True, ("Linear",)),), (f"re:{ENDLESS}",)).of((NAMES[0],), ("Linear",)),
     ],
     ids=["alone", "dynamic of GPTQ", "ignore of compressed-tensors"],

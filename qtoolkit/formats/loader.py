@@ -63,6 +63,17 @@ def _check_range(name: str, layer: "QuantizedLinear", dtype: torch.dtype) -> Non
         )
 
 
+def keep_values(model: PreTrainedModel, layers: "Iterable[str]") -> None:
+    """Keep transformers from initializing the modules around packed layers, whose `weight` these lack.
+
+    Mamba 2 and GPT-2 would initialize that. Modules with buffers that no file holds are initialized as ever.
+    """
+    for name in layers:
+        parent: Any = model.get_submodule(name.rpartition(".")[0])
+        if not parent._non_persistent_buffers_set:  # noqa: SLF001
+            parent._is_hf_initialized = True  # noqa: SLF001
+
+
 class LinearQuantizer(SplittingQuantizer):
     """Base of the quantizers that replace linear layers by a layer of qtoolkit."""
 
@@ -76,16 +87,6 @@ class LinearQuantizer(SplittingQuantizer):
                 self.check_values(name, module)
                 _check_range(name, module, model.dtype)
                 module.prepare()
-
-    def keep_values(self, model: PreTrainedModel, layers: "Iterable[str]") -> None:
-        """Keep transformers from initializing the modules around replaced layers, whose `weight` these lack.
-
-        Mamba 2 and GPT-2 would initialize that. Modules with buffers that no file holds are initialized as ever.
-        """
-        for name in layers:
-            parent: Any = model.get_submodule(name.rpartition(".")[0])
-            if not parent._non_persistent_buffers_set:  # noqa: SLF001
-                parent._is_hf_initialized = True  # noqa: SLF001
 
     def check_values(self, name: str, layer: "QuantizedLinear") -> None:
         """Refuse values that a layer of this name cannot have, before it is packed. Default: accept all."""
@@ -157,7 +158,7 @@ class LayersQuantizer(LinearQuantizer):
                 replacement.register_buffer("weight", module.weight.data)
             model.set_submodule(name, replacement)
         if self.pre_quantized:
-            self.keep_values(model, self._replaced)
+            keep_values(model, self._replaced)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         for name in self._temporary_weights:

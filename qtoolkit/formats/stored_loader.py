@@ -18,7 +18,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qtoolkit.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
-from qtoolkit.formats.loader import LinearQuantizer
+from qtoolkit.formats.loader import LinearQuantizer, keep_values
 from qtoolkit.formats.split_experts import experts_of
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class StoredQuantizer(LinearQuantizer):
         for name, layer in layers.items():
             dtype = next(model.get_submodule(name).parameters()).dtype
             model.set_submodule(name, layer.build(dtype))
-        self.keep_values(model, layers)
+        keep_values(model, layers)
         share_codes(model, layers)
         # While weights are read: of a file that counts as quantized, transformers 5.15 does not cast renamed tensors.
         self.pre_quantized = hasattr(HfQuantizer, "get_new_dtype")

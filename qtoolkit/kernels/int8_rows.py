@@ -65,12 +65,10 @@ class Int8Rows(Codes):
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in bfloat16 on a CPU."""
-        few = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW_TOKENS
-        if not few or self.in_features % MULTIPLE:
+        y = multiply_rows(x, self._rows)
+        if y is None:
             return None
         everything = slice(0, self.out_features)
-        # The kernel supports only bfloat16 scales: it gets ones, and the exact scales are applied after it.
-        y = torch._weight_int8pack_mm(x.contiguous(), self._rows, x.new_ones(self.out_features))  # noqa: SLF001
         scale, offset = self.scale(everything), offset_of(self, everything)
         if offset is None:
             return y.mul_(scale[0])
@@ -84,6 +82,18 @@ class Int8Rows(Codes):
     def buffers(self) -> Mapping[str, torch.Tensor]:
         """See `Codes`."""
         return {} if self._is_stored else {"int8_rows": self._rows, "row_scales": self._scale}
+
+
+def multiply_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+    """Compute x[tokens, in] rows[out, in]^T -> [tokens, out], rows int8; None but for few tokens in bfloat16 on a CPU.
+
+    Sums are rounded to bfloat16.
+    """
+    few = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW_TOKENS
+    if not few or rows.shape[1] % MULTIPLE:
+        return None
+    # The kernel supports only bfloat16 scales: it gets ones, and the exact scales are applied after it.
+    return torch._weight_int8pack_mm(x.contiguous(), rows, x.new_ones(len(rows)))  # noqa: SLF001
 
 
 def offset_of(codes: Codes, outputs: slice) -> torch.Tensor | None:

@@ -1,17 +1,19 @@
 """Patterns of modules' names, as `exclude`, `include` and `rules` have them: found by what a name contains."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import translate
 from functools import lru_cache
 
-# What stands for other letters in an fnmatch pattern: a set, of which the first letter may be "]", or one sign.
-_WILD = re.compile(r"\[!?.[^\]]*\]|[*?]", re.DOTALL)
+from qtoolkit.matching import TextIndex
+
+# A set of one sign, which stands for that; what stands for other letters in an fnmatch pattern: a set, of which the
+# first letter may be "]", or one sign.
+_WILD = re.compile(r"\[([^!])\]|\[!?.[^\]]*\]|[*?]", re.DOTALL)
 
 
 class NamePatterns:
-    """Many fnmatch patterns, of which a name is compared with those alone whose longest text is part of it.
+    """Many fnmatch patterns, of which a name is compared with those alone whose texts are part of it.
 
     A pattern matches a module's full name, or the end of it after a dot.
 
@@ -27,26 +29,35 @@ class NamePatterns:
         Args:
             patterns: in the order in which `matching` gives them.
         """
-        self._by_text: dict[str, list[tuple[int, str, list[str]]]] = defaultdict(list)
-        for index, pattern in enumerate(patterns):
-            texts = _WILD.split(pattern)
-            self._by_text[max(texts, key=len)].append((index, pattern, texts))
-        self._lengths = {len(text) for text in self._by_text}
+        self._patterns = tuple(patterns)
+        self._index = TextIndex(map(_texts_of, self._patterns))
 
     def matching(self, name: str) -> list[str]:
         """Return the patterns that match a module's name, in their order."""
-        return [pattern for _, pattern in sorted(self._found(name))]
+        return [pattern for pattern in self._candidates(name) if _compiled(pattern).match(name)]
 
     def match(self, name: str) -> bool:
         """Check whether any pattern matches a module's name."""
-        return next(self._found(name), None) is not None
+        return any(_compiled(pattern).match(name) for pattern in self._candidates(name))
 
-    def _found(self, name: str) -> Iterator[tuple[int, str]]:
-        parts = {name[start : start + length] for length in self._lengths for start in range(len(name) - length + 1)}
-        for part in parts & self._by_text.keys():
-            for index, pattern, texts in self._by_text[part]:
-                if all(text in name for text in texts) and _compiled(pattern).match(name):
-                    yield index, pattern
+    def _candidates(self, name: str) -> list[str]:
+        return [self._patterns[index] for index in self._index.candidates(name)]
+
+
+def _texts_of(pattern: str) -> list[str]:
+    """Return what each match of an fnmatch pattern contains.
+
+    >>> _texts_of("layers.[0-3].[[]a*")
+    ['layers.', '.[a']
+    """
+    texts = [""]
+    end = 0
+    for wild in _WILD.finditer(pattern):
+        texts[-1] += pattern[end : wild.start()] + (wild[1] or "")
+        texts += [] if wild[1] else [""]
+        end = wild.end()
+    texts[-1] += pattern[end:]
+    return [text for text in texts if text]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -50,13 +50,15 @@ def advise_reader(plan: Plan, configs: Iterable[MethodConfig], draft: Draft) -> 
 
     Args:
         plan: a plan whose result the program would not load.
-        configs: those that it would.
+        configs: those that it would, as far as their options tell.
         draft: a function that plans another config or device.
     """
     advice = []
     for config in configs:
         with suppress(QToolkitError):  # this method cannot take this model
-            advice.append(_advice(as_call(config), draft(config, plan.device)))
+            drafted = draft(config, plan.device)
+            if drafted.reading is None or drafted.reading.loads:
+                advice.append(_advice(as_call(config), drafted))
         if len(advice) == MAX_READER_ADVICE:
             break
     return tuple(advice)

@@ -15,7 +15,8 @@ from qtoolkit.hub.licenses import read_card
 from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.receipt_file import bytes_by_dtype, read_receipt, receipts_beside
-from qtoolkit.records import Receipt
+from qtoolkit.readers import asks_for_first_values
+from qtoolkit.records import Receipt, ignore_progress
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -102,6 +103,19 @@ class Artifact:
         card: ModelCardData | None = read_card(self.path)
         return card
 
+    @cached_property
+    def given_values(self) -> tuple[str, ...]:
+        """The layers of packed codes whose weight the model's class gives first values to, where a program asks that.
+
+        None where no model can be built from the config.
+        """
+        tensors = {name: tensor for _, name, tensor in self.headers.tensors}
+        if self.format is None or self.quantization is None or not asks_for_first_values(self.format.name):
+            return ()
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        packed = [name for name in self.format.layer_bits(self.quantization, shapes) if f"{name}.weight" not in tensors]
+        return _given_values(self.path, packed) if packed else ()
+
     @property
     def quantization(self) -> dict[str, Any] | None:
         """The `quantization_config` of its config; None in full precision, and where it is no JSON object."""
@@ -112,6 +126,30 @@ class Artifact:
     def format(self) -> Format | None:
         """The format of its quantized tensors; None in full precision, and for a format that is not known here."""
         return format_of(self.quantization)
+
+
+def _given_values(folder: Path, packed: list[str]) -> tuple[str, ...]:
+    """Return those of some layers of a folder whose weight the model's class gives first values to."""
+    # They import transformers, which is not needed to list a folder.
+    from qtoolkit.formats.stored_layer import module_names
+    from qtoolkit.models.first_values import layers_given_first_values
+    from qtoolkit.models.opening import open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(
+            str(folder),
+            revision=None,
+            token=None,
+            tokenizer=None,
+            on_progress=ignore_progress,
+            quantized=True,
+            headers_only=True,
+        )
+        names = module_names(checkpoint.skeleton, packed)
+        return layers_given_first_values(checkpoint.skeleton, [*names.values()])
+    except QToolkitError:
+        # What else is wrong with the folder, other checks tell.
+        return ()
 
 
 def open_artifact(path: str | os.PathLike[str]) -> Artifact:

@@ -1,6 +1,7 @@
 """Tell which programs load a saved model, by what its config and the headers of its tensors say."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,12 +36,13 @@ def stored_in(artifact: Artifact) -> Stored | None:
     known["heads"] = heads_of(artifact.config)
     known["shapes"] = (artifact.format.layer_shapes(values, shapes) if artifact.format else {}) or in_bytes
     try:
-        return stored_of(config_of_checkpoint(values), bits, left, **known)
+        stored = stored_of(config_of_checkpoint(values), bits, left, **known)
     except CheckpointError:
         return None
     except (QToolkitError, KeyError, TypeError):
         # Of other programs, or not read here: by the keys that most of them have.
-        return describe_stored(_called(values), _told_by(values), bits, left, **known)
+        stored = describe_stored(_called(values), _told_by(values), bits, left, **known)
+    return replace(stored, given_values=artifact.given_values)
 
 
 def _float8_layers(artifact: Artifact) -> dict[str, tuple[int, ...]]:

@@ -35,7 +35,7 @@ def reader_of(artifact: Artifact) -> Reader:
     alone = format_.reads_alone(artifact.quantization or {})
     if format_.packages is None or (format_.reads_itself and (missing or not alone)):
         return Reader("once qtoolkit is imported", with_qtoolkit=True)
-    if not format_.experts_alone and _has_experts(artifact):
+    if artifact.given_values or (not format_.experts_alone and _has_experts(artifact)):
         return Reader("once qtoolkit is imported", with_qtoolkit=True, missing=", ".join(missing))
     if format_.reads_itself:
         return Reader(f"through {' and '.join(format_.packages)}")
@@ -69,8 +69,9 @@ def needs_qtoolkit(receipt: Receipt, stored: Stored | None) -> bool:
         stored: how its folder stores it; None where that is not known.
     """
     format_ = format_of_receipt(receipt)
-    experts = stored is not None and bool(stored.experts)
-    return format_.needs_qtoolkit(receipt.settings) or (experts and not format_.experts_alone)
+    if stored is not None and (stored.given_values or (stored.experts and not format_.experts_alone)):
+        return True
+    return format_.needs_qtoolkit(receipt.settings)
 
 
 def packages_of(receipt: Receipt, stored: Stored | None) -> str:

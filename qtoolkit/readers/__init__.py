@@ -2,6 +2,7 @@
 
 from qtoolkit.readers.asked import READER_NAMES, asked_version, check_reader
 from qtoolkit.readers.contract import (
+    asks_for_first_values,
     lost_readers,
     readers_of,
     reading_of,
@@ -24,6 +25,7 @@ __all__ = [
     "Stored",
     "advice_on_units",
     "asked_version",
+    "asks_for_first_values",
     "card_lines",
     "check_reader",
     "describe_stored",

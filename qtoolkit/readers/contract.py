@@ -35,6 +35,7 @@ _USUAL: dict[str, Any] = {
     "split_experts": "",
     "matrices": (),
     "heads": (),
+    "given_values": (),
 }
 
 
@@ -114,6 +115,12 @@ def refusing_mixed_units(format_: str) -> tuple[str, ...]:
     entries = (entry for entry in ENTRIES if entry.format == format_)
     refusing = {entry.reader for entry in entries if any(limit.field == "unlike_units" for limit in entry.limits)}
     return tuple(program.title for program in PROGRAMS if program.name in refusing)
+
+
+def asks_for_first_values(format_: str) -> bool:
+    """Return whether a program's row asks which layers of a format the model's class gives first values to."""
+    limits = (limit for entry in ENTRIES if entry.format == format_ for limit in entry.limits)
+    return any(limit.field == "layers_given_values" for limit in limits)
 
 
 def lost_readers(stored: Stored) -> str:

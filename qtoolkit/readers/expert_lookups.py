@@ -6,12 +6,10 @@ gptq/gptq.py:446 does not ask it at all. vLLM 0.33.0 asks for the names that the
 compressed_tensors_moe.py:37-49, models/mixtral.py:131, auto_gptq.py:69-92.
 """
 
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
-from qtoolkit.matching import matches
+from qtoolkit.matching import Expressions
 from qtoolkit.readers.fused_layers import fused_unit
 
 _ASKED = ("gate_proj", "up_proj", "down_proj")
@@ -55,9 +53,9 @@ def hidden_experts(recipes: Mapping[str, Any], values: Mapping[str, Any] | None)
         return False
     schemes = [one for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
     targets = [target for one in schemes for target in _strings(one.get("targets"))]
-    named = {True: _strings(values.get("ignore")), False: targets}
+    named = {True: _Targets(_strings(values.get("ignore"))), False: _Targets(targets)}
     return any(
-        not (recipe is not None and _ANY in targets) and not _names(named[recipe is None], f"{unit}.0.{_ASKED[0]}")
+        not (recipe is not None and _ANY in targets) and not named[recipe is None].have(f"{unit}.0.{_ASKED[0]}")
         for unit, recipe in units.items()
     )
 
@@ -72,15 +70,16 @@ def has_own_experts(recipes: Mapping[str, Any], base: Any) -> bool:
     return any(is_expert(name) and recipe not in (None, base) for name, recipe in recipes.items())
 
 
-def _names(targets: list[str], name: str) -> bool:
-    """Return whether one of the targets is a layer: by its full name, or as a regular expression after "re:"."""
-    for target in targets:
-        if target == name:
-            return True
-        with suppress(re.error):  # whoever reads the config says so
-            if target.startswith("re:") and matches(target.removeprefix("re:"), name):
-                return True
-    return False
+class _Targets:
+    """Layers that a config of schemes names: by a full name, or by a regular expression after "re:"."""
+
+    def __init__(self, targets: list[str]) -> None:
+        self._names = frozenset(targets)
+        self._expressions = Expressions(one.removeprefix("re:") for one in targets if one.startswith("re:"))
+
+    def have(self, name: str) -> bool:
+        """Check whether a layer is one of them."""
+        return name in self._names or self._expressions.first(name) is not None
 
 
 def _strings(value: Any) -> list[str]:

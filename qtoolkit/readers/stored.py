@@ -1,12 +1,10 @@
 """Describe how a model is stored, as far as programs ask before they load it."""
 
-import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from qtoolkit.matching import matches
+from qtoolkit.matching import Expressions
 from qtoolkit.readers.expert_lookups import has_own_experts, hidden_experts, is_expert
 from qtoolkit.readers.fused_layers import fused_unit, units_of
 from qtoolkit.readers.matrices import BLOCK, Matrix, cut_blocks, matrices_of, named, outside_tiles, within_block
@@ -263,18 +261,16 @@ def misnamed_units(layers: Mapping[str, int], values: Mapping[str, Any]) -> tupl
     if not isinstance(dynamic, dict):
         return ()
     found = []
+    first = Expressions(pattern.removeprefix("-:").removeprefix("+:") for pattern in dynamic).first
+    # What a server gives to the layers of each pattern: no bits where they are not quantized.
+    given = [
+        0 if pattern.startswith("-:") else (own if isinstance(own, dict) else {}).get("bits", values.get("bits"))
+        for pattern, own in dynamic.items()
+    ]
     for unit, members in units_of(layers).items():
         bits = {layers[name] for name in members}
-        if len(bits) == 1 and not unit.endswith(".experts") and _bits_by(dynamic, unit, values.get("bits")) not in bits:
-            found.append(unit)
+        if len(bits) == 1 and not unit.endswith(".experts"):
+            index = first(unit)
+            if (values.get("bits") if index is None else given[index]) not in bits:
+                found.append(unit)
     return tuple(sorted(found))
-
-
-def _bits_by(dynamic: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Return the bits that a server gives to the matrix of this name; 0 for one that is not quantized."""
-    for pattern, changes in dynamic.items():
-        with suppress(re.error):  # whoever reads the config says so
-            if matches(pattern.removeprefix("-:").removeprefix("+:"), name):
-                own = changes if isinstance(changes, dict) else {}
-                return 0 if pattern.startswith("-:") else own.get("bits", default)
-    return default

@@ -87,7 +87,7 @@ class Verification(Record):
             return f"{self.name}: all {made} checks passed{left}."
         names = ", ".join(check.name for check in self.failed)
         others = ", ".join(check.name for check in self.unchecked)
-        left = f" {len(self.unchecked)} more could not be made: {others}." if self.unchecked else ""
+        left = f" {len(self.unchecked)} could not be made: {others}." if self.unchecked else ""
         counts = f"✖ {len(self.failed)} of {len(self.checks)} checks of {self.name} FAILED: {names}."
         return f"{counts}{left} It cannot be published until they pass."
 

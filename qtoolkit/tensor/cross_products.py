@@ -2,6 +2,7 @@
 
 import torch
 
+from qtoolkit.tensor.padded_rows import padded
 from qtoolkit.tensor.processor import bfloat16_is_native
 
 
@@ -33,7 +34,7 @@ class CrossProducts:
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add X^T Y of x[tokens, in] and y[tokens, out], floating and of one type; few thousand tokens at one time."""
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and bfloat16_is_native():
-            self.sum += x.T @ y
+            self.sum += padded(x).T @ padded(y)
         elif x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda":
             self.sum += torch.mm(x.T, y, out_dtype=torch.float32)
         else:

@@ -2,6 +2,7 @@
 
 import torch
 
+from qtoolkit.tensor.padded_rows import padded
 from qtoolkit.tensor.processor import bfloat16_is_native
 
 # Columns of one block of the product: wide enough for a fast product, narrow enough to skip nearly half of H.
@@ -67,6 +68,7 @@ class Hessian:
     def _add_rounded(self, x: torch.Tensor) -> None:
         """Add X^T X of bfloat16 inputs [tokens, in], rounded to bfloat16 outside of the diagonal."""
         diagonal = self._sum.diagonal() + x.float().square_().sum(0)
+        x = padded(x)  # [tokens, in] -> [padded tokens, in]
         for start in range(0, x.shape[1], _BLOCK):
             columns = slice(start, start + _BLOCK)
             self._sum[columns, start:] += x[:, columns].T @ x[:, start:]

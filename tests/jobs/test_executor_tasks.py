@@ -27,7 +27,7 @@ class DaskExecutor(Executor):
 
 
 def test_calls_fail_once_dask_has_given_up_its_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_tasks, "_HEARTBEAT", 0.001)
+    monkeypatch.setattr(executor_tasks, "HEARTBEAT", 0.001)
     executor, waited = DaskExecutor(), list[str]()
 
     def on_wait() -> None:

@@ -136,7 +136,7 @@ def test_what_failed_stands_out() -> None:
 
 def test_what_failed_and_what_was_not_checked_are_named_where_they_are_counted() -> None:
     checks = (Check("no code", False, "it has some"), Check("licence", None, "", "none is named"))
-    said = "✖ 1 of 2 checks of small FAILED: no code. 1 more could not be made: licence."
+    said = "✖ 1 of 2 checks of small FAILED: no code. 1 could not be made: licence."
     said = f"{said} It cannot be published until they pass."
     assert Verification("small", checks).headline() == said
 

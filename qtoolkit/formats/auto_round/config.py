@@ -8,12 +8,11 @@ inference/convert_model.py, `get_layer_config`, and inference/utils.py, `_expand
 import copy
 import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.errors import CheckpointError, UnsupportedModelError
-from qtoolkit.matching import matches
+from qtoolkit.matching import Expressions
 
 if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
@@ -71,7 +70,9 @@ def translate(values: Mapping[str, Any], names: Collection[str] = ()) -> dict[st
     described = {**_PACKED[plain], **common}
     if described["quant_method"] == _AWQ["quant_method"]:
         # Readers look for parts of names there, and not for expressions.
-        left = [name for name in names or extra if _is_left(_first_of(entries, name))]
+        first, options = Expressions(entries).first, [*entries.values()]
+        found = {name: first(name) for name in names or extra}
+        left = [name for name, index in found.items() if index is not None and _is_left(options[index])]
         return described | {"modules_to_not_convert": left or None}
     syms = [own.get("sym", True) for own in (values, *(own for own in extra.values() if "sym" in own))]
     dynamic: dict[str, dict[str, Any]] = {}
@@ -124,7 +125,7 @@ def _bits_of(own: Mapping[str, Any], default: int) -> int:
 def _entries(extra: Mapping[str, Mapping[str, Any]], left: Any, names: Collection[str]) -> dict[str, Mapping[str, Any]]:
     """Return the options of layers by expressions for `re.match`; the first that matches a name holds.
 
-    Expressions that are none are left out, and those that give nothing, as auto-round does.
+    Expressions that give nothing are left out, as auto-round does.
 
     Args:
         extra: `extra_config`.
@@ -145,15 +146,8 @@ def _entries(extra: Mapping[str, Mapping[str, Any]], left: Any, names: Collectio
     searched += [(f".*(?:{name})", own) for name, own in extra.items() if own and name not in exact]
     entries: dict[str, Mapping[str, Any]] = {}
     for pattern, own in searched:
-        with suppress(re.error):
-            re.compile(pattern)
-            entries.setdefault(pattern, own)
+        entries.setdefault(pattern, own)
     return entries
-
-
-def _first_of(entries: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """Return the options of the layer of this name."""
-    return next((own for pattern, own in entries.items() if matches(pattern, name)), {})
 
 
 def _is_left(own: Mapping[str, Any]) -> bool:

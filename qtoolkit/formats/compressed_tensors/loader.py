@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedModel
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from qtoolkit.errors import CheckpointError
 from qtoolkit.formats.compressed_tensors import PACKAGE, QUANT_METHOD
+from qtoolkit.formats.loader import keep_values
 from qtoolkit.formats.stored_loader import StoredConfig, StoredQuantizer, register_stored
 from qtoolkit.optional import is_installed
 
@@ -77,13 +78,25 @@ class _ByContent:
         return cls.theirs.from_dict(values, *args, **kwargs)
 
 
+class _KeepingValues:
+    """Mixed into transformers' own quantizer: packed layers stay as they are where a class sets their `weight`."""
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        super()._process_model_before_weight_loading(model, **kwargs)  # type: ignore[misc]
+        keep_values(model, [name for name, module in model.named_modules() if hasattr(module, "weight_packed")])
+
+
 def register() -> None:
     """Let transformers read such checkpoints where the package that it requires is missing; idempotent.
 
-    Where it is installed, transformers reads all but those with quantized embeddings by itself.
+    Where it is installed, transformers reads all but those with quantized embeddings by itself, and those with packed
+    layers whose `weight` the model's class sets once it does not.
     """
     missing = not is_installed(PACKAGE)
     register_stored(CompressedTensorsConfig, CompressedTensorsQuantizer, instead_of_transformers=missing)
+    quantizer = AUTO_QUANTIZER_MAPPING[QUANT_METHOD]
+    if not missing and not issubclass(quantizer, _KeepingValues):
+        AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = type(quantizer.__name__, (_KeepingValues, quantizer), {})
     registered: Any = AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD]
     if registered not in (CompressedTensorsConfig, _ByContent):
         _ByContent.theirs = registered

@@ -1,9 +1,10 @@
 """How a compressed-tensors checkpoint stores its layers, and which layer has which scheme."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from qtoolkit.matching import matches
+from qtoolkit.matching import Expressions
 
 # Class names that stand for every linear layer.
 LINEAR = "Linear"
@@ -66,30 +67,33 @@ class Schemes:
             classes: the names of its class and of the classes of that.
         """
         ignored, not_named = self._ignored
-        if not ignored.isdisjoint((*names, *classes)) or any(_matches(target, names) for target in not_named):
+        if not ignored.isdisjoint((*names, *classes)) or not_named.first(names):
             return None
         of_target, expressions = self._targets
         named = min((name for name in names if name in of_target), default=None)
-        found = named or next((target for target in expressions if _matches(target, names)), None)
-        found = found or min((one for one in classes if one in of_target), default=None)
+        found = named or expressions.first(names) or min((one for one in classes if one in of_target), default=None)
         return of_target[found] if found else None
 
     @cached_property
-    def _ignored(self) -> tuple[frozenset[str], tuple[str, ...]]:
+    def _ignored(self) -> tuple[frozenset[str], "_Expressions"]:
         """Return what is not quantized, by name or class and by regular expression: found without a look at each."""
-        return frozenset(self.ignore), tuple(filter(_is_expression, self.ignore))
+        return frozenset(self.ignore), _Expressions(self.ignore)
 
     @cached_property
-    def _targets(self) -> tuple[dict[str, Scheme], tuple[str, ...]]:
+    def _targets(self) -> tuple[dict[str, Scheme], "_Expressions"]:
         """Return the scheme of each target, and the targets that are regular expressions, sorted."""
         of_target = {target: scheme for scheme in self.schemes for target in scheme.targets}
-        return of_target, tuple(sorted(filter(_is_expression, of_target)))
+        return of_target, _Expressions(sorted(of_target))
 
 
-def _is_expression(target: str) -> bool:
-    return target.startswith("re:")
+class _Expressions:
+    """Those of some targets that are regular expressions."""
 
+    def __init__(self, targets: Iterable[str]) -> None:
+        self._targets = [target for target in targets if target.startswith("re:")]
+        self._expressions = Expressions(target.removeprefix("re:") for target in self._targets)
 
-def _matches(expression: str, names: tuple[str, ...]) -> bool:
-    """Check whether a target that is a regular expression matches one of a layer's names from the start."""
-    return any(matches(expression.removeprefix("re:"), name) for name in names)
+    def first(self, names: Iterable[str]) -> str | None:
+        """Return the first that matches one of a layer's names from the start."""
+        found = [index for name in names if (index := self._expressions.first(name)) is not None]
+        return self._targets[min(found)] if found else None

@@ -1,8 +1,6 @@
 """Find what other readers of a GPTQ checkpoint would misread: they take bits and groups from the config alone."""
 
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from qtoolkit.formats.gptq.config import QuantizeConfig
 from qtoolkit.formats.gptq.tensors import WIDTHS
 from qtoolkit.formats.stored_layer import Headers
-from qtoolkit.matching import matches
+from qtoolkit.matching import Expressions
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,9 @@ def misread_layers(tensors: Headers, config: QuantizeConfig, dynamic: Mapping[st
         config: of all layers.
         dynamic: the config's `dynamic`: patterns, each with the options of its layers.
     """
+    options = DynamicOptions(dynamic)
     for layer in _stored_layers(tensors):
-        own = dynamic_options(dynamic, layer.name)
+        own = options.of(layer.name)
         if own is None:
             yield f"{layer.name} is quantized in the file, and not in config.json"
             continue
@@ -72,7 +71,8 @@ def stored_config(tensors: Headers, config: QuantizeConfig, dynamic: Mapping[str
 
     Layers for which `dynamic` has others are left out.
     """
-    known = [(layer, dynamic_options(dynamic, layer.name)) for layer in _stored_layers(tensors)]
+    options = DynamicOptions(dynamic)
+    known = [(layer, options.of(layer.name)) for layer in _stored_layers(tensors)]
     bits = {layer.bits for layer, own in known if own is not None and "bits" not in own}
     if len(bits) == 1:
         config = replace(config, bits=bits.pop())
@@ -97,13 +97,23 @@ def _stored_layers(tensors: Headers) -> Iterator[_Stored]:
             yield _Stored(layer, bits, rows * 32 // bits, groups)
 
 
-def dynamic_options(dynamic: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """Return a layer's own options, of the first pattern that matches; None where it says that it is not quantized.
+class DynamicOptions:
+    """Find the options of single layers in a config's `dynamic`.
 
     Source: gptqmodel 7.7, quantization/config.py, `dynamic_get`.
+
+    Args:
+        dynamic: patterns, each with the options of its layers.
     """
-    for pattern, changes in dynamic.items():
-        with suppress(re.error):
-            if matches(pattern.removeprefix("-:").removeprefix("+:"), name):
-                return None if pattern.startswith("-:") else dict(changes)
-    return {}
+
+    def __init__(self, dynamic: Mapping[str, Any]) -> None:
+        self._entries = [*dynamic.items()]
+        self._expressions = Expressions(pattern.removeprefix("-:").removeprefix("+:") for pattern in dynamic)
+
+    def of(self, name: str) -> Mapping[str, Any] | None:
+        """Return a layer's own options, of the first pattern that matches; None where that says it is not quantized."""
+        index = self._expressions.first(name)
+        if index is None:
+            return {}
+        pattern, changes = self._entries[index]
+        return None if pattern.startswith("-:") else dict(changes)

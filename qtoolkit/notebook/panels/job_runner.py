@@ -73,6 +73,10 @@ class JobRunner:
         self._results = results
         keywords: ErrorFields = {shown.keyword: shown for shown in fields if shown.keyword}
         self._error_fields = {**keywords, **(error_fields or {})}
+        # The field that the last refusal points at, which is so until it has another value, and where that is said.
+        self._refused: tuple[Field, ProgressView] | None = None
+        for shown in dict.fromkeys(self._error_fields.values()):
+            shown.on_change(partial(self._forget_refusal, shown))
         self._stop_button = StopButton(worker.cancelled.set)
         self.view = self._shown_in = ProgressView()
         self.actions = {
@@ -100,6 +104,12 @@ class JobRunner:
 
         return start
 
+    def _forget_refusal(self, changed: Field) -> None:
+        """Take a refusal off the page whose field has got another value."""
+        if self._refused is not None and self._refused[0] is changed:
+            self._refused[1].show_status("")
+            self._refused = None
+
     def _cancel(self) -> None:
         if self._worker.running:
             self._worker.cancelled.set()
@@ -109,7 +119,7 @@ class JobRunner:
 
     def _run(self, job: Job, view: ProgressView) -> None:
         """Run a job in the worker's thread, and show its result or its error."""
-        self._shown_in = view
+        self._shown_in, self._refused = view, None
         view.show_status(f"{job.title}: starting")
         self._results.forget_error(job.call.verb)
         progress = PanelProgress(job.title, self._worker.cancelled)
@@ -140,5 +150,6 @@ class JobRunner:
             line = f"stopped {progress.end()}: why stands below the panel"
         elif shown:
             shown.set_problem(line)
+            self._refused = (shown, view)
             line = f"not started: “{shown.control.description}” is marked above"
         view.show_status(f"{job.title}: {line}", failed=True)

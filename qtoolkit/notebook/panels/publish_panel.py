@@ -28,6 +28,7 @@ _NOT_LOGGED_IN = (
     "No token for the Hub is here, and publishing needs one that may write: in a cell, run "
     "huggingface_hub.notebook_login(), or on Colab add the secret HF_TOKEN. Verify needs none."
 )
+_FAILED = "Checks of this folder failed: mend what they name, and press Verify again."
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
@@ -89,7 +90,7 @@ class PublishPanel:
             field.on_change(self._show_call)
         self._show_call()
         self.refresh()
-        self.folder.on_change(lambda: self._draw_publish(main=True))
+        self.folder.on_change(lambda: self._allow_publish(allowed=True))
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
 
     def refresh(self) -> None:
@@ -146,12 +147,15 @@ class PublishPanel:
         return Job(call, title, on_result, draw=draw, hidden={"on_check": checks.append})
 
     def _show_verdict(self, verification: Verification) -> Verification:
-        """Draw Publish as the button to press next, unless checks of this folder have failed."""
-        self._draw_publish(main=verification.passed)
+        """Let Publish be pressed, unless checks of this folder have failed."""
+        self._allow_publish(allowed=verification.passed)
         return verification
 
-    def _draw_publish(self, *, main: bool) -> None:
-        self.runner.actions["Publish"].control.button_style = "primary" if main else ""
+    def _allow_publish(self, *, allowed: bool) -> None:
+        publish = self.runner.actions["Publish"]
+        publish.control.disabled = not allowed
+        publish.control.button_style = "primary" if allowed else ""
+        publish.set_hint("" if allowed else _FAILED)
 
     def _show_card(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)
@@ -163,8 +167,8 @@ def checks_html(checks: Sequence[Check]) -> str:
     failed = [check for check in checks if check.passed is False]
     items = "".join(map(_check_html, [*failed, *(check for check in checks if check.passed is not False)]))
     made = sum(check.passed is not None for check in checks)
-    left = f", {len(checks) - made} more could not be made" if made < len(checks) else ""
-    counted = f"{len(failed)} of {format_items(made, 'check')} FAILED{left}"
+    left = f", {len(checks) - made} could not be made" if made < len(checks) else ""
+    counted = f"{len(failed)} of {format_items(len(checks), 'check')} FAILED{left}"
     head = f'<div class="qtk-text qtk-failed">✖ {counted}</div>' if failed else ""
     return f'{head}<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
 

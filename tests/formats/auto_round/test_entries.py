@@ -7,7 +7,7 @@ import pytest
 
 from qtoolkit.errors import CheckpointError
 from qtoolkit.formats.auto_round.config import translate
-from qtoolkit.formats.gptq.misread import dynamic_options
+from qtoolkit.formats.gptq.misread import DynamicOptions
 
 NAMES = [
     f"model.layers.{index}.{part}"
@@ -55,7 +55,7 @@ def test_each_layer_has_the_options_that_auto_round_gives_it(case: str) -> None:
     for name in NAMES:
         expected = by_auto_round(CASES[case], name)
         is_left = expected.get("bits", 4) >= 16
-        assert dynamic_options(packed.get("dynamic", {}), name) == (None if is_left else expected)
+        assert DynamicOptions(packed.get("dynamic", {})).of(name) == (None if is_left else expected)
         assert (name in (awq["modules_to_not_convert"] or [])) == is_left
 
 

@@ -70,10 +70,12 @@ def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path
     assert "✖ no pickles: FAILED" in publish.checks.value
     assert "&lt;b&gt;.pt" in publish.checks.value and "<b>" not in publish.checks.value
     assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")
-    # What is drawn as the next thing to do is not what is refused.
-    assert publish.runner.actions["Publish"].control.button_style == ""
+    # What would be refused cannot be pressed, and says why.
+    button = publish.runner.actions["Publish"]
+    assert (button.control.disabled, button.control.button_style) == (True, "")
+    assert "Checks of this folder failed: " in button._beside.value
     publish.folder.value = str(saved)
-    assert publish.runner.actions["Publish"].control.button_style == "primary"
+    assert (button.control.disabled, button.control.button_style, button._beside.value) == (False, "primary", "")
 
 
 @pytest.mark.slow
