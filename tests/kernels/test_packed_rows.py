@@ -32,7 +32,7 @@ kinds = pytest.mark.parametrize(("group_size", "symmetric"), [(-1, True), (-1, F
 
 
 @kinds
-def test_rows_are_the_weight(group_size: int, symmetric: bool) -> None:
+def test_rows_are_the_weight(group_size: int, symmetric: bool, older_processor: None) -> None:
     layer, weight = layer_of(group_size, symmetric=symmetric)
     packed = layer.prepare()._packed
     assert isinstance(packed, Int8Rows if group_size == -1 else Int8Groups)
@@ -52,7 +52,7 @@ def test_rows_are_the_weight(group_size: int, symmetric: bool) -> None:
 
 
 @kinds
-def test_a_file_gets_the_words_that_it_had(group_size: int, symmetric: bool) -> None:
+def test_a_file_gets_the_words_that_it_had(group_size: int, symmetric: bool, older_processor: None) -> None:
     layer, _ = layer_of(group_size, symmetric=symmetric)
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     after = layer.prepare().state_dict()
@@ -62,7 +62,7 @@ def test_a_file_gets_the_words_that_it_had(group_size: int, symmetric: bool) -> 
 @pytest.mark.parametrize(
     ("group_size", "names"), [(-1, ("int8_rows", "row_scales")), (32, ("int8_groups", "group_scales"))]
 )
-def test_memory_is_as_planned(group_size: int, names: tuple[str, str]) -> None:
+def test_memory_is_as_planned(group_size: int, names: tuple[str, str], older_processor: None) -> None:
     layer, _ = layer_of(group_size)
     planned = memory_bytes(layer.stored, device="cpu")
     assert (
@@ -73,7 +73,7 @@ def test_memory_is_as_planned(group_size: int, names: tuple[str, str]) -> None:
     assert {name for name, _ in layer.named_buffers()} == {"weight_shape", *names}
 
 
-def test_groups_in_another_order_are_those_of_the_layer() -> None:
+def test_groups_in_another_order_are_those_of_the_layer(older_processor: None) -> None:
     stored = GPTQTensors(OUT, IN, bits=8, group_size=32, centered=True)
     torch.manual_seed(0)
     order = torch.randperm(IN)
@@ -89,7 +89,8 @@ def test_groups_in_another_order_are_those_of_the_layer() -> None:
     assert torch.equal(layer.dequantize().double(), weight)
 
 
-def test_groups_of_another_length_are_packed_otherwise() -> None:
-    layer, weight = layer_of(8)
+@pytest.mark.parametrize("group_size", [8, 32])
+def test_other_groups_are_packed_otherwise(group_size: int, newer_processor: None) -> None:
+    layer, weight = layer_of(group_size)
     assert not isinstance(layer.prepare()._packed, (Int8Groups, Int8Rows))
     torch.testing.assert_close(layer.dequantize().double(), weight)
