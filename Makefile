@@ -59,6 +59,7 @@ test: ready test-new test-colab test-auto-gptq test-mlx test-triton  ## everythi
 # torch and bitsandbytes take the processor for one with AVX2 alone.
 test-older: export ATEN_CPU_CAPABILITY := avx2
 test-older: export ONEDNN_MAX_CPU_ISA := AVX2
+test-older: export MKL_ENABLE_INSTRUCTIONS := AVX2
 test-older: export PYTHONPATH := $(CURDIR)/scripts/older_processor
 test-older: test  ## the same as on a processor with AVX2 alone
 
@@ -130,7 +131,8 @@ test-mlx: build/interop-mlx/.ready .venv-mlx/.ready  ## our MLX checkpoints read
 # What is decorated for the interpreter cannot be compiled: a process for each, one on each core.
 TRITON_PYTEST := .venv-triton/bin/python -m pytest -p tests.lean_start -n 0 -q
 test-triton: .venv-triton/.ready  ## the kernels for GPUs, by Triton's interpreter and compiled for four kinds of card, without a GPU
-	@TRITON_INTERPRET=1 $(TRITON_PYTEST) tests/tensor/test_column_kernels.py tests/kernels/test_plane_kernels.py & \
+	@TRITON_INTERPRET=1 $(TRITON_PYTEST) tests/tensor/test_column_kernels.py tests/kernels/test_plane_kernels.py \
+		tests/kernels/test_tensor_core_kernels.py & \
 		interpreted=$$!; $(TRITON_PYTEST) tests/kernels/test_compiled_kernels.py; compiled=$$?; \
 		wait $$interpreted && exit $$compiled
 

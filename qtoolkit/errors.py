@@ -66,14 +66,17 @@ def masked(text: str, token: str | None = None) -> str:
 def did_you_mean(name: str, known: abc.Iterable[str]) -> str:
     """Return the known name that is nearest to a mistyped one, as a part of a message; empty where none is near.
 
-    Case, hyphens and underscores do not count, nor what all options begin with.
+    Case, hyphens and underscores do not count, nor what all options begin with. A single letter is the first one.
 
     Example:
         >>> did_you_mean("--group_size", ["--bits", "--group-size"])
         'did you mean --group-size? '
     """
     letters = {one.lower().replace("_", "-").lstrip("-"): one for one in known}
-    near = get_close_matches(name.lower().replace("_", "-").lstrip("-"), letters, n=1)
+    typed = name.lower().replace("_", "-").lstrip("-")
+    near = get_close_matches(typed, letters, n=1)
+    if len(typed) == 1:
+        near = [one for one in letters if one.startswith(typed)]
     return f"did you mean {letters[near[0]]}? " if near else ""
 
 

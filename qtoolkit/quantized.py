@@ -88,7 +88,7 @@ class QuantizedModel:
             The new text, without the prompt.
 
         Raises:
-            ConfigError: the model has no tokenizer, or one of another model.
+            ConfigError: the prompt is no text, or the model has no tokenizer, or one of another model.
             InsufficientMemoryError: memory ran out.
         """
         if self.tokenizer is None:

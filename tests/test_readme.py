@@ -76,3 +76,8 @@ def test_lines_and_code_of_the_pages_can_be_read(page: Path) -> None:
     for _, text in blocks(whole):
         for magic, line in re.findall(rf"^%({'|'.join(MAGICS)}) (.*)$", text, re.MULTILINE):
             read_line(magic, line.partition("  #")[0])
+
+
+def test_every_magic_is_in_the_table() -> None:
+    page = (ROOT / "docs/in-a-notebook.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `%(\w+)", page, re.MULTILINE)) == {*MAGICS, "qmemory", "qdoctor"}

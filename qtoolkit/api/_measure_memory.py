@@ -20,6 +20,6 @@ def measure_memory(model: Any) -> MemoryReport:
     if isinstance(model, QuantizedModel):
         return replace(model.memory, footprint_after=memory_footprint(model.model))
     if not isinstance(model, torch.nn.Module):
-        raise ConfigError(f"measure_memory takes a model, got {type(model).__name__}: load one with qt.load")
+        raise ConfigError(f"memory is measured of a model, got {type(model).__name__}: load one with qt.load")
     footprint = memory_footprint(model)
     return MemoryReport(sum(parameter.numel() for parameter in model.parameters()), footprint, footprint)

@@ -1,12 +1,14 @@
 """Measure how fast a model reads a prompt and generates tokens after it, and continue a text."""
 
 import time
+import warnings
 from statistics import median
 from typing import Any
 
 import torch
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.evaluation.graph_generation import generate_by_graph, takes_graph
 from qtoolkit.records import OnProgress, ProgressEvent, SpeedReport
 from qtoolkit.stream.products import fast_products
 
@@ -77,27 +79,46 @@ def continue_text(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: in
         The new text, without the prompt.
 
     Raises:
-        ConfigError: a token without an embedding in the model; looking it up would disable a GPU for the process.
+        ConfigError: the prompt is no text; or a token without an embedding in the model, which looked up would disable
+            a GPU for the process.
     """
+    if not isinstance(prompt, str):
+        raise ConfigError(f"prompt must be a text, got {type(prompt).__name__}: ask for one text at a time")
     tokens = tokenizer(prompt, return_tensors="pt")
     rows = model.get_input_embeddings().weight.shape[0]
     ids = tokens["input_ids"].flatten().tolist()
     _refuse_beyond(ids, rows, "the tokenizer makes token", "give the model's own as tokenizer=")
     tokens = tokens.to(model.device)
+    plain = not options
     options = {"do_sample": False, "pad_token_id": _padding_token(model, tokenizer, rows), **options}
     pad = options["pad_token_id"]
     _refuse_beyond([pad] if isinstance(pad, int) else [], rows, "pad_token_id is", "give another")
-    with fast_products(model.device, model.dtype):
-        output = model.generate(**tokens, max_new_tokens=max_new_tokens, **options)
+    output = None
+    if plain and max_new_tokens > 0 and takes_graph(model):
+        ends = ends_of(model)
+        ids = tokens["input_ids"]
+        output = generate_by_graph(model, ids, max_new_tokens=max_new_tokens, ends=ends, on_note=_warn)
+    if output is None:
+        with fast_products(model.device, model.dtype):
+            output = model.generate(**tokens, max_new_tokens=max_new_tokens, **options)
     text: str = tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
     return text
 
 
+def ends_of(model: Any) -> list[Any]:
+    """Return the tokens after which a model generates nothing more, as its generation config names them."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _warn(note: str) -> None:
+    warnings.warn(note, RuntimeWarning, stacklevel=4)
+
+
 def _padding_token(model: Any, tokenizer: Any, rows: int) -> int | None:
     """Return the token that fills up shorter sequences, one that the model can read; None if there is none."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
     pad = getattr(model.generation_config, "pad_token_id", None)
-    candidates = (tokenizer.pad_token_id, pad, *(ends if isinstance(ends, list) else [ends]))
+    candidates = (tokenizer.pad_token_id, pad, *ends_of(model))
     return next((token for token in candidates if isinstance(token, int) and 0 <= token < rows), None)
 
 

@@ -163,7 +163,7 @@ def _translate(error: BaseException, model: HubModel) -> QToolkitError:
         example = "org/name or org/name@revision" if meant == model.repo_id else meant
         return ModelNotFoundError(f"{model.repo_id!r} is no Hub id: write it as on its page, {example}")
     if isinstance(error, OfflineModeIsEnabled):
-        return HubUnreachableError("HF_HUB_OFFLINE forbids to ask the Hub: unset it and restart Python")
+        return HubUnreachableError("HF_HUB_OFFLINE is set: unset it and restart Python to ask the Hub")
     if isinstance(error, HTTPError):
         return HubUnreachableError(
             f"{hub_address()} does not answer ({_detail(error)}): check the network, the proxy and HF_ENDPOINT, "

@@ -173,7 +173,7 @@ class SharedConversion:
             ConfigError: a worker cannot do the job.
             QToolkitError: a task failed; parts that are made are kept.
         """
-        self._workers.check(new)
+        self._workers.check(new, self._request.report)
         return make_parts(
             partial(_opened, self._workers.opens, self._request.format, **self._allowed),
             self._names,

@@ -163,7 +163,7 @@ def _named(request: EvaluateRequest, model: Any, *, is_base: bool) -> tuple[Name
     checkpoint = open_source(model, source, quantized=True, expands=is_base)
     named = NamedModel(portable_name(model, checkpoint), checkpoint.commit_hash, is_base)
     workers = ExecutorWorkers(request, checkpoint, opens=named, kept=_AGAIN)
-    workers.check(None)
+    workers.check(None, request.report)
     return named, workers
 
 

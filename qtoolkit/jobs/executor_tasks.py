@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from qtoolkit.errors import QToolkitError
 
 # Seconds until `on_wait` is called again, so that a person can stop what goes on elsewhere.
-_HEARTBEAT = 0.5
+HEARTBEAT = 0.5
 
 
 def take_one_thread() -> None:
@@ -71,14 +71,15 @@ def answers(
                 except Exception as error:  # noqa: BLE001  # a broken executor says so in a way of its own
                     yield Answer(number, None, error, attempt)
             waiting = []
-            for future in wait(pending, timeout=_HEARTBEAT, return_when=FIRST_COMPLETED).done:
+            for future in wait(pending, timeout=HEARTBEAT, return_when=FIRST_COMPLETED).done:
                 number, attempt = pending.pop(future)
                 try:
                     answer = Answer(number, future.result(), None, attempt)
                 except QToolkitError as error:  # known, and the same again: or another version of qtoolkit
                     answer = Answer(number, None, error, attempt)
                 except Exception as error:  # noqa: BLE001  # each executor has its own for a worker that is lost
-                    if attempt < retries:
+                    # Dask has begun a killed one again itself, and lost all those workers.
+                    if attempt < retries and type(error).__name__ != "KilledWorker":
                         waiting.append((number, attempt + 1))
                         continue
                     answer = Answer(number, None, error, attempt)

@@ -10,7 +10,7 @@ from qtoolkit.measure.host import this_machine
 from qtoolkit.measure.peak import resident_memory
 from qtoolkit.measure.speed import measure_speed
 from qtoolkit.measure.worker_rates import measure_rates
-from qtoolkit.methods import resolve_config
+from qtoolkit.methods import get_method, resolve_config
 from qtoolkit.models.output_checks import refuse_own_source
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.planning.machines import find_profile
@@ -29,6 +29,8 @@ def run_plan(request: PlanRequest) -> Plan:
     """Plan a quantization, as `qtoolkit.plan` describes."""
     refuse_quantized(request.model)
     config = resolve_config(request.config)
+    if request.workers is not None:
+        get_method(config.method).refuse_workers(config, option="workers")
     folder = request.folder or absolute("output")
     if request.folder is not None:
         refuse_own_source(request.model, folder)

@@ -32,8 +32,9 @@ from qtoolkit.noted import Noted
 from qtoolkit.optional import optional
 from qtoolkit.planning.device import resolve_device
 from qtoolkit.planning.fit import check_fits
-from qtoolkit.planning.planner import plan_with_advice
+from qtoolkit.planning.planner import PlannedJob, plan_with_advice
 from qtoolkit.planning.result_readers import note_on_nobody, refuse_unread
+from qtoolkit.planning.shared_out import worker_memory
 from qtoolkit.publishing import begin_receipt, behaviour_of, write_receipt
 from qtoolkit.quantized import QuantizedModel, base_folder, memory_report, quantization_report, save_measured
 from qtoolkit.quantized_file import QuantizedFile, write_file
@@ -63,14 +64,14 @@ def run_quantization(
     for package in method.requires:
         optional(package, f"method {method.name!r}")
     folder = request.folder
-    in_parts = request.executor is not None and (isinstance(method, WeightOnlyMethod) or method.writes_file)
+    in_parts = request.executor is not None and method.makes_parts(config)
     mirror = _mirror(request, method, resumes=method.resumes(config))
     resumes = method.resumes(config) or in_parts
     _check_output(request, method, resumes=resumes)
     with _staged(request, resumes=resumes) as new:
         with measure_peak() as meter:
             checkpoint = change(open_source(request.model, request, on_progress=request.report))
-            quantizes = _sharing(request, method, checkpoint, new)
+            workers = _workers(request, checkpoint, new, in_parts=in_parts)
             machine = this_machine(folder or current_folder(), Speed())
             rss = resident_memory()
             journal = JournalLocation(journal_of(folder), mirror) if folder is not None and resumes else None
@@ -90,6 +91,7 @@ def run_quantization(
             )
             refuse_unread(planned.plan)
             check_fits(planned.plan, in_parts=in_parts)
+            quantizes = _sharing(method, workers, planned, new, in_parts=in_parts)
             checkpoint = identify(planned.checkpoint, on_progress)
             plan = replace(planned.plan, source=replace(planned.plan.source, commit_hash=checkpoint.commit_hash))
             base = behaviour_of(checkpoint)
@@ -112,30 +114,43 @@ def run_quantization(
     return QuantizedModel(outcome.model, checkpoint.tokenizer, planned.config, report, receipt)
 
 
-def _sharing(
-    request: QuantizeRequest, method: Method, checkpoint: Checkpoint, new: Path | None
-) -> Callable[..., Outcome]:
-    """Return the `quantize` of a method, given the workers of the request if it has some.
+def _workers(
+    request: QuantizeRequest, checkpoint: Checkpoint, new: Path | None, *, in_parts: bool
+) -> ExecutorWorkers | None:
+    """Return the workers of a request, which can do the job; None without an executor.
 
     Args:
         request: the request.
-        method: takes workers where there are some.
         checkpoint: the model, opened.
         new: the folder that the result is written to.
+        in_parts: whether they make the parts of the result each for itself.
 
     Raises:
         ConfigError: a worker cannot do the job.
     """
     if request.executor is None:
+        return None
+    workers = ExecutorWorkers(request, checkpoint, kept=PARTS_KEPT if in_parts else SHARDS_KEPT)
+    workers.check(new, request.report)
+    return workers
+
+
+def _sharing(
+    method: Method, workers: ExecutorWorkers | None, planned: PlannedJob, new: Path | None, *, in_parts: bool
+) -> Callable[..., Outcome]:
+    """Return the `quantize` of a method, given workers if there are some; the other arguments are as above.
+
+    Raises:
+        InsufficientMemoryError: a worker may not use as much memory as the job needs.
+    """
+    if workers is None:
         return method.quantize
     assert new is not None
-    in_parts = isinstance(method, WeightOnlyMethod) or method.writes_file
-    workers = ExecutorWorkers(request, checkpoint, kept=PARTS_KEPT if in_parts else SHARDS_KEPT)
-    workers.check(new)
-    if isinstance(method, WeightOnlyMethod):
-        base = base_folder(checkpoint.path, checkpoint.name)
+    workers.check_memory(worker_memory(planned))
+    if in_parts and isinstance(method, WeightOnlyMethod):
+        base = base_folder(planned.checkpoint.path, planned.checkpoint.name)
         return partial(quantize_in_parts, workers=workers, method=method, folder=new, base=base)
-    if method.writes_file:
+    if in_parts:
         return partial(round_in_parts, workers=workers, method=method)
     # Methods that take no workers have refused them.
     quantize: Any = method.quantize

@@ -20,10 +20,12 @@ from qtoolkit.errors import (
 )
 from qtoolkit.files import DISK_FULL
 from qtoolkit.jobs.checkpoint_opening import open_source, portable_name
-from qtoolkit.jobs.executor_tasks import answers, dask_status
+from qtoolkit.jobs.dask_workers import PausedWorkers, client_of, refuse_small
+from qtoolkit.jobs.executor_tasks import HEARTBEAT, answers, dask_status
 from qtoolkit.jobs.held import Held
 from qtoolkit.measure.host import versions
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.requests import ConvertRequest, EvaluateRequest, ModelSource, QuantizeRequest
 from qtoolkit.stream.shard_worker import ShardWorker
 from qtoolkit.stream.shards import ShardedJob, Task
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _SAME = ("qtoolkit", "torch", "transformers")
 # What a pool of processes, and what Dask, says of workers that ended.
 _LOST = ("BrokenProcessPool", "KilledWorker")
+_WHY_LOST = "; workers are lost mostly where memory runs out"
+_WORKER = "worker "
 SHARDS_KEPT = "blocks that are done are kept, and the same call goes on with them, with other workers or none"
 
 
@@ -62,6 +66,7 @@ class ExecutorWorkers:
     ) -> None:
         assert request.executor is not None
         self._executor: Executor = request.executor
+        self._client = client_of(self._executor)
         self._retries = request.retries
         self._fingerprint = checkpoint.fingerprint()
         name = portable_name(request.model, checkpoint)
@@ -76,20 +81,21 @@ class ExecutorWorkers:
     @property
     def count(self) -> int | None:
         """Return how many workers there are; None where the executor does not tell."""
-        client: Any = getattr(self._executor, "_client", None)
-        if hasattr(client, "nthreads"):
-            return len(client.nthreads())
+        if self._client is not None:
+            return len(self._client.nthreads())
         # Of pools of processes and of threads, which tell it nowhere else.
         return getattr(self._executor, "_max_workers", None)
 
-    def check(self, folder: Path | None) -> None:
+    def check(self, folder: Path | None, on_progress: OnProgress) -> None:
         """Refuse workers that cannot do the job, before it begins: each of Dask's, and one of another executor.
 
         Args:
             folder: a new one beside the output; None where nothing is written.
+            on_progress: called twice a second; it may raise `JobCancelled`.
 
         Raises:
             ConfigError: the executor takes no work, or a worker differs or lacks something; the message names it.
+            InsufficientMemoryError: all workers of Dask have used up theirs.
         """
         seen = folder / f".seen-{secrets.token_hex(8)}" if folder else None
         known = versions()
@@ -97,31 +103,78 @@ class ExecutorWorkers:
         if seen:
             seen.touch()
         try:
-            for name, future in self._one_each(look_around, *arguments):
-                try:
-                    future.result()
-                except QToolkitError:
-                    raise
-                except Exception as error:
-                    what = f"{type(error).__name__}: {oneline(error)}"
-                    raise ConfigError(f"{name} cannot take part ({what}): install there what is here") from error
+            found = self._one_each(look_around, *arguments)
+            on_wait = self._watching(
+                lambda: on_progress(ProgressEvent("load", 0, 0, "bytes", "workers look at the model"))
+            )
+            lost = [name for name, future in found if not self._has_looked(name, future, on_wait)]
         finally:
             if seen:
                 seen.unlink(missing_ok=True)
+        if len(lost) == len(found):
+            raise ConfigError(
+                f"{lost[0]} was lost before any work{_WHY_LOST}: give workers more, or leave executor out"
+            )
+
+    def _has_looked(self, name: str, future: "Future[Any]", on_wait: Callable[[], None]) -> bool:
+        """Wait until a worker has looked around; return whether it did, and was not lost.
+
+        Raises:
+            ConfigError: it cannot take part.
+        """
+        address = name.removeprefix(_WORKER)
+        while True:
+            try:
+                future.result(timeout=HEARTBEAT)
+            except QToolkitError:
+                raise
+            except Exception as error:
+                if isinstance(error, TimeoutError) and not future.done():
+                    on_wait()
+                    # What Dask gives one worker alone waits for it for ever.
+                    if self._client is None or address in self._client.nthreads():
+                        continue
+                    future.cancel()
+                    return False
+                if type(error).__name__ in _LOST:
+                    return False
+                what = f"{type(error).__name__}: {oneline(error)}"
+                raise ConfigError(f"{name} cannot take part ({what}): install there what is here") from error
+            return True
+
+    def check_memory(self, needed: int) -> None:
+        """Refuse workers of Dask that may not use as much memory as a job needs; raises as `refuse_small`.
+
+        Args:
+            needed: bytes of a worker at its peak.
+        """
+        if self._client is not None:
+            refuse_small(self._client, needed, kept=self._kept)
+
+    def _watching(self, on_wait: Callable[[], None]) -> Callable[[], None]:
+        """Return what calls `on_wait`, and ends all when every worker of Dask has stopped taking tasks."""
+        if self._client is None:
+            return on_wait
+        paused = PausedWorkers(self._client, kept=self._kept)
+
+        def wait() -> None:
+            on_wait()
+            paused.refuse()
+
+        return wait
 
     def _one_each(self, function: Callable[..., Any], *arguments: Any) -> list[tuple[str, "Future[Any]"]]:
         """Call a function once on each worker that is known by its address, or once at all."""
-        # Of Dask's executor: it names its client nowhere else.
-        client: Any = getattr(self._executor, "_client", None)
+        client = self._client
         status = dask_status(self._executor)
         if status != "running":
             raise ConfigError(f"the Dask client of executor is {status}: give one that is open, or leave it out")
         try:
-            if not hasattr(client, "nthreads"):
+            if client is None:
                 return [("a worker", self._executor.submit(function, *arguments))]
             addresses = list(client.nthreads())
             submit = partial(client.submit, function, *arguments, pure=False, allow_other_workers=False)
-            found = [(f"worker {address}", submit(workers=[address])) for address in addresses]
+            found = [(f"{_WORKER}{address}", submit(workers=[address])) for address in addresses]
         except Exception as error:
             what = f"executor takes no work ({type(error).__name__}: {oneline(error)})"
             raise ConfigError(f"{what}: give one that is open, or leave it out") from error
@@ -144,13 +197,14 @@ class ExecutorWorkers:
         Raises:
             QToolkitError: a call failed, or its worker was lost too often.
         """
-        with closing(answers(self._executor, function, calls, retries=self._retries, on_wait=on_wait)) as found:
+        watching = self._watching(on_wait)
+        with closing(answers(self._executor, function, calls, retries=self._retries, on_wait=watching)) as found:
             for answer in found:
                 if isinstance(answer.error, QToolkitError):
                     raise answer.error
                 if answer.error is not None:
                     kind = type(answer.error).__name__
-                    why = "; workers are lost mostly where memory runs out" if kind in _LOST else ""
+                    why = _WHY_LOST if kind in _LOST else ""
                     what = f"{kind}: {oneline(answer.error)}{why}"
                     raise QToolkitError(f"the workers did not do their work ({what}): {self._kept}") from answer.error
                 yield answer.number, answer.result

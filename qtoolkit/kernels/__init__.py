@@ -4,6 +4,7 @@ from qtoolkit.kernels.blockwise import expand, output_blocks
 from qtoolkit.kernels.changed_codes import codes_as_stored, of_inputs, with_change, with_codes
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 from qtoolkit.kernels.embedding import QuantizedEmbedding, TiedHead
+from qtoolkit.kernels.int8_rows import multiply_rows
 from qtoolkit.kernels.linear import QuantizedLinear
 from qtoolkit.kernels.select import memory_bytes
 
@@ -17,6 +18,7 @@ __all__ = [
     "codes_as_stored",
     "expand",
     "memory_bytes",
+    "multiply_rows",
     "of_inputs",
     "output_blocks",
     "stored_bytes",

@@ -81,7 +81,8 @@ class Codes(ABC):
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
         """Dequantize some outputs: return W^T [in, outputs] in `dtype`, computed in float32 and rounded once."""
-        return expand(self.codes(outputs), self.scale(outputs), self.zero_points(outputs), self.groups, dtype)
+        scale, zero_points = self.scale(outputs), self.zero_points(outputs)
+        return expand(self.codes(outputs), scale, zero_points, self.groups, dtype, bits=self.bits)
 
     def rows_of(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Dequantize the weights of single outputs: return [n, in] in `dtype`, inputs in the order of the layer.

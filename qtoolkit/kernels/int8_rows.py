@@ -9,18 +9,18 @@ from qtoolkit.kernels.blockwise import output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
 
 # Tokens up to which the kernel is faster than dequantizing, measured on a 2048 x 2048 layer.
-_FEW_TOKENS = 8
+FEW_TOKENS = 8
 # Inputs of a row in multiples: with another length the kernel reads past the end, and crashes.
-_MULTIPLE = 16
+MULTIPLE = 16
 
 
 class Int8Rows(Codes):
-    """Symmetric codes int8 [out, in] with a scale for each output, or one for all.
+    """Codes int8 [out, in] with a scale for each output, or one for all.
 
     They are in memory as they are stored, where they are stored so; otherwise these rows replace what is stored.
 
     Args:
-        source: codes that have zero points in the middle, and one scale an output.
+        source: codes that have one scale and one zero point an output, or one for all.
     """
 
     expands_fast = True
@@ -48,38 +48,73 @@ class Int8Rows(Codes):
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
         """See `Codes`: the product is taken in float32 and rounded once."""
-        rows = self._rows[outputs]
-        block = torch.empty(rows.shape, dtype=dtype, device=self.device)
-        torch.mul(rows, self.scale(outputs).T.float(), out=block)
-        return block.T
+        weight = self._levels(outputs, torch.float32).mul_(self.scale(outputs).float())
+        return weight.to(dtype)
 
     def unscaled(self, outputs: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `Codes`. Scaled in float16, where sums of products with codes could exceed the maximum, 65504."""
         if dtype == torch.float16:
             return self.expanded(outputs, dtype), None
-        return self._rows[outputs].to(dtype).T, self.scale(outputs)[0]
+        return self._levels(outputs, dtype), self.scale(outputs)[0]
+
+    def _levels(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
+        """Return codes of some outputs less their zero points, [in, outputs]: at most 255, exact in any type."""
+        levels = self._rows[outputs].to(dtype).T
+        offset = offset_of(self, outputs)
+        return levels if offset is None else levels.add_(offset.to(dtype))
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in bfloat16 on a CPU."""
-        few = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= _FEW_TOKENS
-        if not few or self.in_features % _MULTIPLE:
+        y = multiply_rows(x, self._rows)
+        if y is None:
             return None
-        # The kernel supports only bfloat16 scales: it gets ones, and the exact scales are applied after it.
-        y = torch._weight_int8pack_mm(x.contiguous(), self._rows, x.new_ones(self.out_features))  # noqa: SLF001
-        return y.mul_(self.scale(slice(0, self.out_features))[0])
+        everything = slice(0, self.out_features)
+        scale, offset = self.scale(everything), offset_of(self, everything)
+        if offset is None:
+            return y.mul_(scale[0])
+        return (
+            y.float()
+            .addmm_(x.float().sum(1, keepdim=True), offset.expand(1, self.out_features))
+            .mul_(scale[0])
+            .to(x.dtype)
+        )
 
     def buffers(self) -> Mapping[str, torch.Tensor]:
         """See `Codes`."""
         return {} if self._is_stored else {"int8_rows": self._rows, "row_scales": self._scale}
 
 
+def multiply_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+    """Compute x[tokens, in] rows[out, in]^T -> [tokens, out], rows int8; None but for few tokens in bfloat16 on a CPU.
+
+    Sums are rounded to bfloat16.
+    """
+    few = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW_TOKENS
+    if not few or rows.shape[1] % MULTIPLE:
+        return None
+    # The kernel supports only bfloat16 scales: it gets ones, and the exact scales are applied after it.
+    return torch._weight_int8pack_mm(x.contiguous(), rows, x.new_ones(len(rows)))  # noqa: SLF001
+
+
+def offset_of(codes: Codes, outputs: slice) -> torch.Tensor | None:
+    """Return what int8 codes of some outputs, less 128, lack to be those less their zero points; None for nothing.
+
+    Returns:
+        float32 [groups, outputs] or [1, 1].
+    """
+    zero = 128 if codes.centered else codes.zero_points(outputs)
+    if isinstance(zero, int):
+        return None if zero == 128 else torch.full((1, 1), 128.0 - zero, device=codes.device)
+    return 128 - zero.float()
+
+
 class Int8RowsKernel(Kernel):
-    """Multiply with symmetric 8-bit rows that have one scale an output."""
+    """Multiply with 8-bit rows that have one scale an output."""
 
     def takes(self, weight: Codes | StoredTensors, device: torch.device) -> bool:
         """See `Kernel`: on a CPU only."""
         per_output = weight.inputs_per_scale == weight.in_features
-        return weight.bits == 8 and weight.centered and per_output and device.type == "cpu"
+        return weight.bits == 8 and per_output and device.type == "cpu"
 
     def pack(self, codes: Codes) -> Codes | None:
         """See `Kernel`: None for inputs in another order than the layer's."""

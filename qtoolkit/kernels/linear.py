@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from qtoolkit.kernels.blockwise import compute_dtype, multiply_blocks, multiply_transposed, output_blocks
 from qtoolkit.kernels.codes import Codes, StoredTensors
 from qtoolkit.kernels.select import pack
+from qtoolkit.tensor.float32_products import own_products
 from qtoolkit.tensor.lazy import LazyState, LazyTensor
 
 # Held while a layer's tensors are replaced, and while more than one of them is read.
@@ -97,17 +98,18 @@ class QuantizedLinear(nn.Module):
                 return self.forward(x.to(torch.get_autocast_dtype(device)))
         if x.shape[-1] != self.in_features:
             raise RuntimeError(f"inputs must have the size {self.in_features}, got shape {list(x.shape)}")
-        codes = self._codes(prepare=True)
-        # [..., in] -> [tokens, in]
-        inputs = x.reshape(-1, x.shape[-1])
-        if x.requires_grad and torch.is_grad_enabled():
-            y: torch.Tensor = _Product.apply(inputs, codes)  # type: ignore[no-untyped-call]
-        else:
-            y = _multiply(inputs, codes)
-        bias = self.bias
-        y = y if bias is None else y + bias.to(y.dtype)
-        # [tokens, out] -> [..., out]
-        return y.view(*x.shape[:-1], self.out_features)
+        with own_products():
+            codes = self._codes(prepare=True)
+            # [..., in] -> [tokens, in]
+            inputs = x.reshape(-1, x.shape[-1])
+            if x.requires_grad and torch.is_grad_enabled():
+                y: torch.Tensor = _Product.apply(inputs, codes)  # type: ignore[no-untyped-call]
+            else:
+                y = _multiply(inputs, codes)
+            bias = self.bias
+            y = y if bias is None else y + bias.to(y.dtype)
+            # [tokens, out] -> [..., out]
+            return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Return the shape and format, for `print(model)`."""

@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping
 from math import prod
-from types import ModuleType
 
 import torch
 
-from qtoolkit.kernels.blockwise import expand, output_blocks
+from qtoolkit.kernels import gpu_products
+from qtoolkit.kernels.blockwise import output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
 from qtoolkit.kernels.tinygemm import PLAIN_BLOCK, Layout, layout_for, multiply, pairs_of
-from qtoolkit.tensor.triton_check import runs_triton
 
 # Tokens, divided by the planes of codes, up to which a kernel is faster than dequantizing: measured on layers of
 # 2048 x 2048 and 576 x 1536.
 _FEW_TOKENS = 64
-# Tokens up to which a kernel without tensor cores reads codes for less than expanding them once takes.
-_FEW_FOR_TRITON = 8
 
 
 class PackedInt4(Codes):
@@ -23,7 +20,7 @@ class PackedInt4(Codes):
 
     Where torch has a 4-bit kernel for the device, 2, 3 and 4 bits are one plane of 4-bit codes, and 5 to 8 bits are
     two, the upper and the lower halves of 8-bit codes. Where it has none, the codes are stored so that they are
-    dequantized fast: 4 bits as such a plane, 8 bits as bytes.
+    dequantized fast: 4 bits as such a plane, 8 bits as bytes; so are 5 to 8 bits on a GPU that runs Triton's kernels.
 
     The kernels' scales are rounded to bfloat16. The exact ones are stored with them; if they are float16, as their
     difference from the rounded ones, in one byte instead of two, and if they are bfloat16, not at all.
@@ -76,11 +73,11 @@ class PackedInt4(Codes):
 
     def expanded(self, outputs: slice, dtype: torch.dtype) -> torch.Tensor:
         """See `Codes`: in one launch on a GPU."""
-        if _uses_kernel(self.device):
+        if gpu_products.may_use_triton(self.device):
             # Outputs in a row of a plane.
             each = 1 if self._layout.block else 8
             rows = slice(outputs.start // each, -(-outputs.stop // each))
-            weight: torch.Tensor = _plane_kernels().expand_planes(
+            weight: torch.Tensor = gpu_products.plane_kernels().expand_planes(
                 [plane[rows] for plane in self._planes],
                 self.scale(outputs),
                 self.zero_points(outputs),
@@ -107,31 +104,26 @@ class PackedInt4(Codes):
 
     @property
     def _holds_bytes(self) -> bool:
-        """Whether 8 bits are stored as bytes, and not as two planes."""
-        return self.bits == 8 and not self._pairs
+        """Whether more than 4 bits are stored as bytes, and not as two planes."""
+        return self.bits > 4 and not self._pairs
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
-        """See `Codes`: for few tokens in 16 bits; on a GPU without torch's kernel, also in float32."""
-        size = self._layout.group_size
-        if size is None:
-            return self._multiply_by_triton(x)
-        if not 0 < len(x) <= _FEW_TOKENS // len(self._planes):
-            return None
-        if x.dtype == torch.float16:
-            y = self.multiply(x.to(torch.bfloat16))
-            return None if y is None else y.to(x.dtype)
-        if x.dtype != torch.bfloat16:
-            return None
-        y = multiply(x, self._planes[0], self._pairs[0], size)
-        return y if len(self._planes) == 1 else y.add_(multiply(x, self._planes[1], self._pairs[1], size))
+        """See `Codes`: for few tokens in 16 bits; on a GPU also by Triton's kernels, with the exact scales."""
+        if x.device.type == "cuda":
+            return self._multiply_on_gpu(x)
+        return self._multiply_by_torch(x, _FEW_TOKENS)
 
-    def _multiply_by_triton(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Multiply by Triton's kernel, with the exact scales; None where it does not take x or the groups."""
-        is_few = 0 < len(x) <= _FEW_FOR_TRITON and x.dtype != torch.float64
-        if not is_few or self.inputs_per_scale % 32 or not _uses_kernel(self.device):
-            return None
+    def _multiply_on_gpu(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Multiply by the fastest kernel for so many tokens that runs on the device; None where none takes x."""
+        runs_triton = gpu_products.may_use_triton(x.device)
+        y = self._multiply_by_torch(x, gpu_products.MOST_FOR_TORCH if runs_triton else _FEW_TOKENS)
+        kernel = gpu_products.kernel_for(
+            x, num_planes=len(self._planes), block=self._layout.block, inputs_per_scale=self.inputs_per_scale
+        )
+        if y is not None or kernel is None:
+            return y
         everything = slice(0, self.out_features)
-        y: torch.Tensor = _plane_kernels().multiply_planes(
+        return kernel(
             x,
             self._planes[0],
             self.scale(everything),
@@ -139,7 +131,19 @@ class PackedInt4(Codes):
             block=self._layout.block,
             shift=0 if self._holds_bytes else _shift(self.bits),
         )
-        return y
+
+    def _multiply_by_torch(self, x: torch.Tensor, most: int) -> torch.Tensor | None:
+        """Multiply up to `most` tokens by torch's kernel, for one plane; None where it does not take x."""
+        size = self._layout.group_size
+        if size is None or not 0 < len(x) <= most // len(self._planes):
+            return None
+        if x.dtype == torch.float16:
+            y = self._multiply_by_torch(x.to(torch.bfloat16), most)
+            return None if y is None else y.to(x.dtype)
+        if x.dtype != torch.bfloat16:
+            return None
+        y = multiply(x, self._planes[0], self._pairs[0], size)
+        return y if len(self._planes) == 1 else y.add_(multiply(x, self._planes[1], self._pairs[1], size))
 
     def buffers(self) -> Mapping[str, torch.Tensor]:
         """See `Codes`."""
@@ -190,7 +194,7 @@ class PackedInt4Kernel(Kernel):
         scales = prod(shape)
         weights = stored.in_features * stored.out_features
         if layout is None or layout.group_size is None:
-            return weights * stored.bits // 8 + scales * dtype.itemsize
+            return (weights if stored.bits > 4 else weights // 2) + scales * dtype.itemsize
         pairs = stored.in_features // layout.group_size * stored.out_features
         each = 6 if stored.bits > 4 else 2 if stored.centered else 4
         own = scales == stored.in_features // stored.inputs_per_scale * stored.out_features
@@ -200,43 +204,18 @@ class PackedInt4Kernel(Kernel):
 
 def _layout_of(weight: Codes | StoredTensors, device: torch.device) -> Layout | None:
     """Return the layout of a weight's planes on a device; None where packing would not help."""
-    if not 2 <= weight.bits <= 8 or (weight.bits == 8 and weight.expands_fast):
+    on_gpu = gpu_products.may_use_triton(device)
+    # Float8 is not centered.
+    if not 2 <= weight.bits <= 8 or (weight.bits == 8 and weight.expands_fast and not (on_gpu and weight.centered)):
         # Two planes would gain little speed, and take memory for more scales.
         return None
     layout = layout_for(weight.in_features, weight.out_features, weight.inputs_per_scale, device)
+    if on_gpu and weight.bits > 4 and layout is not None and weight.out_features % PLAIN_BLOCK == 0:
+        # Bytes, for Triton's kernels.
+        return Layout(PLAIN_BLOCK, None)
     # Without a kernel, packing 2 and 3 bits as 4, or 5 to 7 as 8, would cost memory for no speed.
-    needs_kernel = weight.bits not in (4, 8) or weight.expands_fast
+    needs_kernel = weight.bits not in (4, 8) or (weight.expands_fast and not on_gpu)
     return None if layout is not None and layout.group_size is None and needs_kernel else layout
-
-
-def _uses_kernel(device: torch.device) -> bool:
-    """Check whether Triton's kernels expand codes, and multiply with them, on a device."""
-    return device.type == "cuda" and runs_triton(device, _kernel_agrees)
-
-
-def _plane_kernels() -> ModuleType:
-    """Import Triton's kernels: they need packages that only CUDA's torch brings."""
-    from qtoolkit.kernels import plane_kernels
-
-    return plane_kernels
-
-
-def _kernel_agrees(device: torch.device) -> bool:
-    """Check whether Triton's kernels expand and multiply as torch's operations do on a device; of whole numbers."""
-    codes = (torch.arange(128 * 64, device=device).view(128, 64) * 7 % 16).byte()
-    scale = (torch.arange(4 * 64, device=device).view(4, 64) % 31 - 15).half()
-    weight = expand(codes, scale, 8, None, torch.float32)
-    plain = Layout(PLAIN_BLOCK, None)
-    own = layout_for(in_features=128, out_features=64, group_size=32, device=device)
-    for layout in (plain, own or plain):
-        found = _plane_kernels().expand_planes(
-            [layout.pack(codes)], scale, 8, block=layout.block, in_features=len(codes), shift=0, dtype=torch.bfloat16
-        )
-        if not torch.equal(found, weight.bfloat16()):
-            return False
-    x = (torch.arange(3 * 128, device=device).view(3, 128) % 5 - 2).float()
-    product = _plane_kernels().multiply_planes(x, plain.pack(codes), scale, 8, block=plain.block, shift=0)
-    return torch.equal(product, x @ weight)
 
 
 def _common(zero_point: torch.Tensor | int) -> int | None:

@@ -5,13 +5,13 @@ from importlib.metadata import EntryPoint
 
 import torch
 
-from qtoolkit.kernels import int8_rows, packed_int4
+from qtoolkit.kernels import int8_groups, int8_rows, packed_int4
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors, stored_bytes
 from qtoolkit.optional import entry_points_in
 
 ENTRY_POINT_GROUP = "qtoolkit.kernels"
 # The first that supports a weight is used; kernels of other packages come before these.
-_OWN: tuple[Kernel, ...] = (int8_rows.KERNEL, packed_int4.KERNEL)
+_OWN: tuple[Kernel, ...] = (int8_rows.KERNEL, int8_groups.KERNEL, packed_int4.KERNEL)
 
 
 def pack(codes: Codes) -> Codes | None:

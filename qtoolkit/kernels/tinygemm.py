@@ -116,15 +116,23 @@ def _pack_halves(codes: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def _unpack_halves(packed: torch.Tensor, block: int, columns: slice) -> torch.Tensor:
-    """Return the codes of `_pack_halves`, uint8 [in, outputs]; eight bytes at a time is twice as fast as one."""
+    """Return the codes of `_pack_halves`, uint8 [in, outputs].
+
+    Half bytes are taken apart eight bytes at a time, and put in their places sixteen at a time, as complex numbers:
+    torch moves no larger ones at once.
+    """
     rows = packed[columns]
-    # [outputs, in / 2] -> [blocks, in, block / 16] words of 8 bytes -> [in, blocks, block / 16]
-    words = rows.view(torch.int64).view(len(rows) // block, -1, block // 16).transpose(0, 1)
-    codes = torch.empty(*words.shape[:2], 2, block // 16, dtype=torch.int64, device=packed.device)
-    torch.bitwise_and(words, _LOW_HALVES, out=codes[:, :, 0])
-    torch.bitwise_right_shift(words, 4, out=codes[:, :, 1])
-    # [in, blocks, 2, block / 16] words -> [in, outputs] bytes
-    return codes.bitwise_and_(_LOW_HALVES).view(torch.uint8).view(len(codes), len(rows))
+    words = rows.view(torch.int64)
+    halves = (words & _LOW_HALVES, (words >> 4).bitwise_and_(_LOW_HALVES))
+    inputs, blocks, pieces = 2 * rows.shape[1], rows.shape[0] // block, block // 32
+    codes = torch.empty(inputs, blocks, 2, pieces, dtype=torch.complex128, device=packed.device)
+    for half, bytes_ in enumerate(halves):
+        # [outputs, in / 2] -> [blocks, in, pieces of 16 bytes]
+        moved = bytes_.view(torch.complex128).view(blocks, inputs, pieces)
+        for piece in range(pieces):
+            codes[:, :, half, piece] = moved[:, :, piece].T
+    # [in, blocks, 2, pieces] of 16 bytes -> [in, outputs] bytes
+    return codes.view(torch.uint8).view(inputs, rows.shape[0])
 
 
 def _pack_tiles(codes: torch.Tensor) -> torch.Tensor:

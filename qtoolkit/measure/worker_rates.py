@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,9 @@ class Rates(NamedTuple):
     write: float
 
 
+@cache
 def measure_rates() -> Rates:
-    """Measure one thread in CPU seconds, so that other programs change little; a second or two."""
+    """Measure one thread in CPU seconds, so that other programs change little; a second or two, once in a process."""
     import torch
 
     def seconds(call: Callable[[], object]) -> float:

@@ -3,6 +3,7 @@
 The module of a method is imported when the method is first requested.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -67,6 +68,14 @@ _OWN = {
         "zero_point": "affine:ZERO_POINT",
     }.items()
 }
+# What people call a method elsewhere -> the one that stands in its place here.
+_ELSEWHERE = {
+    **dict.fromkeys(("4bit", "int4", "bnb", "bitsandbytes", "qlora"), "nf4"),
+    **dict.fromkeys(("8bit", "llm_int8", "llm.int8"), "int8"),
+    **dict.fromkeys(("awq", "autogptq", "autoawq"), "gptq"),
+    "rtn": "absmax",
+    "smoothquant": "w8a8",
+}
 
 
 def available_methods() -> tuple[str, ...]:
@@ -88,7 +97,9 @@ def get_method(name: str) -> Method:
     entries = [*others, *([_OWN[key]] if key in _OWN else [])]
     if not entries:
         known = available_methods()
-        raise UnknownMethodError(f"no method {name!r}: {did_you_mean(name, known)}the methods are {', '.join(known)}")
+        elsewhere = "gguf" if re.match(r"i?q\d", key) else _ELSEWHERE.get(key)
+        near = f"did you mean {elsewhere}? " if elsewhere else did_you_mean(name, known)
+        raise UnknownMethodError(f"no method {name!r}: {near}the methods are {', '.join(known)}")
     if len(entries) > 1:
         packages = ", ".join(map(package_of, others))
         raise UnknownMethodError(f"method {key!r} is brought more than once: uninstall one of {packages}")

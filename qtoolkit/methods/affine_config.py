@@ -1,7 +1,8 @@
 """The configs of the two textbook methods, absmax and zero-point, and the group sizes that fit a layer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.formats import Grid, GroupedFormat, Layer, check_embeddings, get_format
@@ -66,6 +67,17 @@ class AffineConfig(MixedBits):
                 f"{name}: a target gives bits to layers in blocks alone: leave out embeddings, or target_bits and "
                 "target_size"
             )
+
+    @classmethod
+    def from_typed(cls, values: Mapping[str, Any]) -> Self:
+        """See `MethodConfig.from_typed`: a group size is that of groups alone."""
+        config = super().from_typed(values)
+        if "group_size" in values and config.granularity != "group" and not config.rules:
+            raise ConfigError(
+                f"{cls.__name__}: group_size is without effect beside granularity {config.granularity!r}: give "
+                "granularity='group', or leave group_size out"
+            )
+        return config
 
     @property
     def stored_as(self) -> GroupedFormat | None:

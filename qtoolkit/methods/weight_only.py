@@ -57,10 +57,14 @@ class WeightOnlyMethod(Method):
         """Return what storing the codes has changed in a quantized model, or in a part of one. Default: nothing."""
         return ()
 
-    def refuse_workers(self, config: Any) -> None:
+    def makes_parts(self, config: Any) -> bool:
+        """See `Method`: blocks."""
+        return True
+
+    def refuse_workers(self, config: Any, *, option: str = "executor") -> None:
         """See `Method`: workers share the blocks of any whose layers do not know of one another."""
         if type(self).quantize is not WeightOnlyMethod.quantize:
-            super().refuse_workers(config)
+            super().refuse_workers(config, option=option)
 
 
 class LinearMethod(WeightOnlyMethod):

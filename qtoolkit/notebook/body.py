@@ -62,4 +62,4 @@ def _config(values: dict[str, Any]) -> MethodConfig:
     method = values.pop("method", DEFAULT_METHOD)
     if not isinstance(method, str):
         raise ConfigError(f"method must be a method's name in quotes, got {method!r}")
-    return config_class(method).from_dict(values)
+    return config_class(method).from_typed(values)

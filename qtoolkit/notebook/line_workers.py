@@ -1,12 +1,13 @@
 """Start or find the workers that the line of a magic asks for: processes here, or a Dask cluster."""
 
 import multiprocessing
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from qtoolkit.errors import ConfigError, oneline
+from qtoolkit.errors import ConfigError, QToolkitError, oneline
 from qtoolkit.optional import optional
 from qtoolkit.units import format_count
 
@@ -14,6 +15,8 @@ from qtoolkit.units import format_count
 _MOST = 1024
 # Seconds until a scheduler has answered, or is taken for absent.
 _ANSWERS_IN = 10
+# As messages have it, and no path.
+_EXECUTOR = re.compile(r"(?<![\w./-])executor\b(?![\w./-])=?")
 
 
 @contextmanager
@@ -79,7 +82,8 @@ def processes(text: str, label: str) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=take_one_thread)
     try:
-        yield pool
+        with _named(label):
+            yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -104,5 +108,21 @@ def cluster(address: str, label: str) -> Iterator[Any]:
             f"{label} {address}: no scheduler answers there ({oneline(error)}): start one with `dask scheduler`, and "
             "give the address that it prints"
         ) from error
-    with client:
+    with client, _named(label):
         yield client
+
+
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Let errors of a `with` block name what says who does the work, where Python has `executor=`.
+
+    Args:
+        label: "--workers".
+    """
+    try:
+        yield
+    except QToolkitError as error:
+        said = _EXECUTOR.sub(label, str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from error

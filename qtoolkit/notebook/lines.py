@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,6 +13,7 @@ from qtoolkit.methods import MethodConfig, MixedConfig, available_methods, confi
 from qtoolkit.notebook.body import DEFAULT_METHOD, read_body, read_configs
 from qtoolkit.notebook.options import LineOption, config_options, flag_of, request_options, tables
 from qtoolkit.notebook.panel_names import PANELS
+from qtoolkit.notebook.shell_words import split_line
 from qtoolkit.requests import (
     CardOptions,
     CompareRequest,
@@ -27,6 +26,7 @@ from qtoolkit.requests import (
     QuantizeRequest,
     RepairRequest,
     Request,
+    VerifyRequest,
 )
 
 _ONLY_FOR_PLANS = ("machine", "context", "batch_size")
@@ -108,6 +108,7 @@ MAGICS: Mapping[str, MagicSyntax] = {
         words=("MODEL", "BASE", "FOLDER"),
         body_hint="; base and folder stand alone: `%qrepair MODEL BASE FOLDER`",
     ),
+    "qverify": MagicSyntax((*request_options(VerifyRequest), _DEBUG), words=("FOLDER",)),
     "qpublish": MagicSyntax((*request_options(PublishRequest), _DEBUG), words=("FOLDER", "REPO")),
     "qpanel": MagicSyntax((_own("only", "one panel alone", "NAME", PANELS), _DEBUG), may_be_empty=True),
 }
@@ -223,7 +224,7 @@ def _read_method(name: str, words: list[str]) -> tuple[MethodConfig, list[str]]:
         f"; `{name} --method {chosen.method} --help` explains them",
         also=[flag for option in (METHOD, *MAGICS[name.lstrip("%")].options) for flag in option.flags],
     )
-    return chosen.from_dict(values), rest
+    return chosen.from_typed(values), rest
 
 
 def _example_of_layers(chosen: type[MethodConfig]) -> str:
@@ -292,20 +293,6 @@ def _parse(name: str, options: Sequence[LineOption], words: Sequence[str]) -> tu
     return {option.name: option.read(values[option.name]) for option in options if option.name in values}, rest
 
 
-def split_line(line: str) -> list[str]:
-    """Split a line into words, and take their quotes off; backslashes of Windows paths stay."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    if os.name == "nt":
-        lexer.escape = ""
-    try:
-        return list(lexer)
-    except ValueError as error:
-        message = f"{str(error).lower()} in {line!r}: put quotes around a path that has blanks or quotes in it"
-        raise ConfigError(message) from error
-
-
 def _refuse_unknown(
     rest: Sequence[str],
     who: str,
@@ -327,7 +314,7 @@ def _refuse_unknown(
     """
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is not None:
-        near = "" if unknown.removeprefix("--").upper() in words else did_you_mean(unknown, [*flags, *also])
+        near = "" if unknown.removeprefix("--").upper() in words else did_you_mean(unknown, [*also, *flags])
         raise ConfigError(f"{who} has no option {unknown}: {near}its options are {', '.join(flags)}{hint}")
 
 
@@ -342,7 +329,9 @@ def _read_words(name: str, syntax: MagicSyntax, rest: Sequence[str]) -> tuple[st
         wanted = " and ".join(f"one {word}" for word in syntax.words)
         extra = rest[len(syntax.words)]
         hint = "put quotes around a path that has blanks in it"
-        if syntax.words[0] == "MODEL":
+        if _METHODS in syntax.options and extra in available_methods():
+            hint = f"write methods with commas and no blanks: --methods A,{extra}"
+        elif syntax.words[0] == "MODEL":
             hint += f", or give the name of a variable that holds it, without braces: `{name} model`"
         raise ConfigError(f"expected {wanted}, got also {extra!r}: {hint}")
     return tuple(rest)

@@ -4,15 +4,11 @@ The API is imported when a magic runs, so that `%load_ext` loads no torch; and b
 since that takes seconds.
 """
 
-from collections import ChainMap
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
-from traitlets import Enum
+from IPython.core.magic import line_cell_magic, line_magic, magics_class, needs_local_scope
 
 from qtoolkit import records, requests
 from qtoolkit.errors import ConfigError
@@ -21,23 +17,12 @@ from qtoolkit.notebook.help import asks_for_help, helped_by
 from qtoolkit.notebook.line_workers import with_count, with_workers
 from qtoolkit.notebook.lines import MagicLine, read_line
 from qtoolkit.notebook.magic_errors import short_errors
-from qtoolkit.notebook.progress import Progress, open_progress
-
-Names = Mapping[str, Any]
+from qtoolkit.notebook.magics_base import MagicsBase, Names
 
 
 @magics_class
-class QuantizeMagics(Magics):
+class QuantizeMagics(MagicsBase):
     """Quantize models and see their memory, a line each. `%quantize?` tells of all options."""
-
-    shell: InteractiveShell
-
-    progress = Enum(
-        ["auto", "widget", "text", "none"],
-        default_value="auto",
-        help="How a running job is shown: a bar (widget), plain lines (text), nothing (none), or whichever the "
-        "front-end can show (auto).",
-    ).tag(config=True)
 
     @helped_by("quantize")
     @needs_local_scope
@@ -73,7 +58,7 @@ class QuantizeMagics(Magics):
             return self._plan(given, model)
         options = given.options_of(requests.QuantizeRequest, partial(self._named, local_ns=local_ns))
         repo_id = given.options.get("push")
-        card = given.options_of(requests.CardOptions)
+        card = given.options_of(requests.CardOptions, partial(self._named, local_ns=local_ns))
         progress = self._progress(f"{config.method} of {name}{given.unkept}")
         with progress as on_progress, with_workers(options, given.options) as options:
             from qtoolkit.api import publish, quantize
@@ -270,6 +255,33 @@ class QuantizeMagics(Magics):
             self.shell.push({given.options["into"]: result})
         return result.report
 
+    @helped_by("qverify")
+    @needs_local_scope
+    @line_magic
+    @short_errors
+    def qverify(self, line: str, local_ns: Names | None = None) -> records.Verification:
+        """Prove that a saved model is what it says, and works elsewhere, check by check; `qt.verify` in a line.
+
+          %qverify small
+          %qverify small --for vllm                       also: would vLLM load it
+          verification = %qverify my-repair --base small  an adapter and its model
+
+        The folder is one that `%quantize --output` wrote, or any other with a model; a variable may hold its name. It
+        is loaded once more, in a process without network, which takes that memory again. Nothing leaves this machine.
+        """
+        given = read_line("qverify", line)
+        named = partial(self._named, local_ns=local_ns)
+        folder, options = named(given.words[0]), given.options_of(requests.VerifyRequest, named)
+        if not isinstance(folder, str | PathLike):
+            held = f"%qverify takes a folder, and the variable {given.words[0]} holds {type(folder).__name__}"
+            raise ConfigError(
+                f"{held}: give the folder that it was saved in; `{given.words[0]}.save(FOLDER)` makes one"
+            )
+        with self._progress(f"verification of {folder}") as on_progress:
+            from qtoolkit.api import verify
+
+            return verify(folder, **options, on_progress=on_progress)
+
     @helped_by("qpublish")
     @needs_local_scope
     @line_magic
@@ -325,11 +337,6 @@ class QuantizeMagics(Magics):
         return doctor()
 
     @short_errors
-    def _refuse_words(self, line: str, magic: str) -> None:
-        if line.strip():
-            raise ConfigError(f"{magic} takes nothing on its line, got {line.strip()!r}")
-
-    @short_errors
     def _memory_of(self, line: str, local_ns: Names | None) -> records.MemoryReport:
         from qtoolkit.api import measure_memory
 
@@ -340,11 +347,3 @@ class QuantizeMagics(Magics):
             from qtoolkit.api import plan
 
             return plan(model, line.configs[0], **with_count(line.options_of(requests.PlanRequest)))
-
-    def _progress(self, title: str) -> Progress:
-        return open_progress(self.progress, self.shell, title)
-
-    def _named(self, text: str, local_ns: Names | None) -> Any:
-        """Return the value of the variable of this name, if there is one and no such folder; otherwise the text."""
-        names = ChainMap(dict(local_ns or {}), self.shell.user_ns)
-        return names[text] if text.isidentifier() and text in names and not Path(text).is_dir() else text

@@ -27,7 +27,7 @@ NOT_IN_A_PANEL = {
     "revision": "it is written behind the model's name: org/name@revision",
     "resume": "a panel always goes on with what was kept",
     "sizes": "a frontier has no panel: it takes hours, and belongs into a cell that can be run again",
-    "executor": "Workers of the panel Quantize says it in another way; elsewhere, a variable of a cell can hold it",
+    "executor": "Workers of two panels says it in another way; elsewhere, a variable of a cell can hold it",
     "output": "of a comparison it is a folder in the user's cache, and a plan writes nothing",
     "base": "the one that the saved folder names",
     **dict.fromkeys(
@@ -107,7 +107,7 @@ def _request_option(field: Field[Any]) -> LineOption:
         return LineOption(field.name, flags, text, sets=not field.default)
     kinds = _kinds(field.type)
     several = typing.get_origin(field.type) is Sequence
-    in_variable = not several and not {str, int}.intersection(kinds)
+    in_variable = not several and (field.metadata["metavar"] == "MODEL" or not {str, int}.intersection(kinds))
     more = "; may be given several times" if several else "; a variable may hold it" if in_variable else ""
     option = LineOption(
         field.name,

@@ -72,13 +72,13 @@ class Progress(ABC):
         return self._clock() - self._started
 
     def _line(self, event: ProgressEvent) -> str:
-        """Write an event as one line: `quantize: 3 of 30 layers (10 %), 2.0 s elapsed, about 18.0 s left, layers.0`."""
+        """Write an event as a line: `quantize: 3 of 30 layers (10 %), 2 s elapsed, about 18 s left in this phase`."""
         now = self._clock()
         in_phase = now - self._phase_started.setdefault(event.phase, now)
         parts = [f"{event.phase}: {count_of(event)}", f"{format_seconds(now - self._started)} elapsed"]
         if 0 < event.done < event.total and in_phase > 0:
             left = in_phase * (event.total - event.done) / event.done
-            parts.append(f"about {format_seconds(left)} left")
+            parts.append(f"about {format_seconds(left)} left in this phase")
         return ", ".join([*parts, printable(event.detail)] if event.detail else parts)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from qtoolkit.errors import ConfigError
+from qtoolkit.measure.host import GGUF_IS_FASTER
 from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.records import THIS_MACHINE, Machine
 from qtoolkit.stream.loading import compute_dtype_for
@@ -65,5 +66,6 @@ def adapt_dtype(checkpoint: Checkpoint, device: str, machine: Machine | None = N
     if dtype != checkpoint.dtype:
         notes.append(f"loaded in {dtype} instead of {checkpoint.dtype}, which {device} does not have")
     if profile is None and product_dtype(dtype, device) != dtype:
-        notes.append(f"multiplied in float32, since this processor is slow in {dtype}")
+        gguf = f": {GGUF_IS_FASTER}" if dtype == torch.bfloat16 else ""
+        notes.append(f"multiplied in float32, since this processor is slow in {dtype}{gguf}")
     return replace(checkpoint, dtype=dtype).with_notes(*notes)

@@ -21,8 +21,7 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
     """
     problems = []
     tight = []
-    index = int(plan.device.partition(":")[2] or 0)
-    vram = machine.vram[index] if plan.device != "cpu" and index < len(machine.vram) else None
+    vram = vram_of(machine, plan.device)
     downloaded = sum(phase.disk for phase in plan.phases if phase.name == "download")
     fullest_disk, written = _most_disk(plan) if saves else ("save", 0)
     within = f" within {machine.limited_by}" if machine.limited_by else ""
@@ -44,6 +43,12 @@ def judge(plan: Plan, machine: Machine, *, saves: bool) -> Plan:
         elif needed > _TIGHT * free:
             tight.append(f"{what}: {figures} in the phase {phase}")
     return replace(plan, machine=machine, problems=tuple(problems), tight=tuple(tight))
+
+
+def vram_of(machine: Machine | None, device: str) -> int | None:
+    """Return the free bytes of a machine's device, "cuda:0"; None for the CPU, or where that is not known."""
+    index = int(device.partition(":")[2] or 0)
+    return machine.vram[index] if machine and device != "cpu" and index < len(machine.vram) else None
 
 
 def check_fits(plan: Plan, *, in_parts: bool = False) -> None:

@@ -160,11 +160,18 @@ def _probe_phase(job: JobShape) -> PhasePlan:
     largest = max((layer.num_weights for layer in job.layers), default=0)
     terms = (
         job.result,
-        Term("logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"),
+        _probe_logits(job),
         Term("largest layer expanded", 4 * largest, "in float32 at most"),
         _FIRST_PRODUCTS,
     )
     return replace(on_device(job, "verify", terms, ()), seconds=job.time(touched=job.footprint + 4 * largest))
+
+
+def _probe_logits(job: JobShape) -> Term:
+    """Return what the logits of the short forward pass take, before and after they are compared."""
+    return Term(
+        "logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"
+    )
 
 
 def _streamed_probe_phase(job: JobShape, disk_after: int) -> PhasePlan:
@@ -175,9 +182,7 @@ def _streamed_probe_phase(job: JobShape, disk_after: int) -> PhasePlan:
         (Term("largest block, expanded", max(in_blocks.values(), default=0), "in 16 bits, read from the file"),),
         (
             Term("what stands around the blocks", outside + head, "embeddings, norms, output head, in 16 bits"),
-            Term(
-                "logits of the probe", 12 * PROBE_TOKENS * job.vocab_size, f"{PROBE_TOKENS} rows, float32, three copies"
-            ),
+            _probe_logits(job),
         ),
     )
     phases = [on_device(job, "verify", (*terms, _FIRST_PRODUCTS), ()) for terms in moments]

@@ -10,7 +10,7 @@ from qtoolkit.models.checkpoint import Checkpoint
 from qtoolkit.optional import REQUIREMENTS, is_installed
 from qtoolkit.planning.advice import advise, advise_reader
 from qtoolkit.planning.device import adapt_dtype
-from qtoolkit.planning.fit import judge
+from qtoolkit.planning.fit import judge, vram_of
 from qtoolkit.planning.layers import Modules, planner_of
 from qtoolkit.planning.mixed_units import notes_on_mixed_units
 from qtoolkit.planning.phases import base_terms, inference, job_phases, make_job_shape
@@ -97,6 +97,7 @@ def plan_job(
     )
     mixed = () if isinstance(method, Reader) else notes_on_mixed_units(config, layers, skipped)
     job = make_job_shape(checkpoint, layers, skipped, footprint, device, base, speed)
+    job = replace(job, vram=vram_of(machine, device))
     plan = Plan(
         source=checkpoint.record(modules.beside_bytes),
         method=method.name,

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from qtoolkit.checkpoints.layer_values import largest
+from qtoolkit.measure.malloc import GIVE_BACK_EVERY
 from qtoolkit.measure.worker_rates import Rates
-from qtoolkit.methods import WeightOnlyMethod, get_method
+from qtoolkit.methods import get_method
 from qtoolkit.models.checkpoint import Checkpoint
+from qtoolkit.optional import RESIDENT_BYTES
 from qtoolkit.planning.phases import FIRST_USE, FRESH_PROCESS, make_job_shape
 from qtoolkit.planning.planner import PlannedJob
 from qtoolkit.planning.worker_times import (
@@ -37,25 +39,27 @@ def with_workers(planned: PlannedJob, num_workers: int, rates: Rates | None, *, 
     """Return the plan of a job with what workers that share it out need.
 
     Args:
-        planned: the job.
+        planned: the job, which its method lets workers share.
         num_workers: how many there are.
         rates: of a worker; None if they are not known, and no time is told.
         cores: of the machine that is planned for; 0 if they are not known.
 
-    Raises:
-        ConfigError: the job cannot be shared out; the message says what can.
     """
     checkpoint, config, plan = planned.checkpoint, planned.config, planned.plan
     method = get_method(config.method)
-    method.refuse_workers(config)
     base = (
         Term("a fresh process", FRESH_PROCESS, "with torch and transformers imported, measured on Linux"),
         Term("code and buffers of first use", FIRST_USE, "measured: pages of torch's libraries"),
+        *(
+            Term(f"package {name}", RESIDENT_BYTES[name], "measured when it is imported")
+            for name in method.requires
+            if name in RESIDENT_BYTES
+        ),
     )
     job = make_job_shape(checkpoint, plan.layers, plan.skipped, plan.footprint_after, plan.device, base, Speed())
     counts = tuple(sorted({num_workers, *(2**power for power in range(num_workers.bit_length()))}))
     doubled = [2**power for power in range(_MOST.bit_length())]
-    if isinstance(method, WeightOnlyMethod):
+    if method.makes_parts(config):
         sharing = _in_parts(job, num_workers)
         costs = [*_block_costs(job, rates)] if rates else []
 
@@ -65,7 +69,7 @@ def with_workers(planned: PlannedJob, num_workers: int, rates: Rates | None, *, 
     else:
         shared = _shared_job(config, job)
         layout = _layout(checkpoint, job)
-        sharing = _in_shards(method, config, job, layout, shared, num_workers=num_workers)
+        sharing = _in_shards(checkpoint, config, job, layout, shared, num_workers=num_workers)
 
         def seconds(workers: int) -> float:
             assert rates is not None
@@ -77,24 +81,34 @@ def with_workers(planned: PlannedJob, num_workers: int, rates: Rates | None, *, 
     return replace(plan, sharing=replace(sharing, cores=cores))
 
 
+def worker_memory(planned: PlannedJob) -> int:
+    """Return the bytes of a worker at its peak; `planned` as for `with_workers`."""
+    sharing = with_workers(planned, 1, None, cores=0).sharing
+    assert sharing is not None
+    return sharing.peak_rss
+
+
 def _shared_job(config: Any, job: JobShape) -> SharedJob:
     """Return what a calibrated job runs through the blocks."""
     length = min(config.seq_len, job.max_seq_len or config.seq_len)
     return SharedJob(
         tokens=config.num_samples * length,
         shards=config.shards,
-        propagates=config.propagate,
-        corrected=config.qep_alpha > 0,
+        # Codes of a `.gguf` file are always solved in sequence, and corrected.
+        propagates=getattr(config, "propagate", True),
+        corrected=getattr(config, "qep_alpha", 1.0) > 0,
     )
 
 
 def _in_shards(
-    method: Any, config: Any, job: JobShape, layout: Layout, shared: SharedJob, *, num_workers: int
+    checkpoint: Checkpoint, config: Any, job: JobShape, layout: Layout, shared: SharedJob, *, num_workers: int
 ) -> WorkerPlan:
     """Return the plan of a calibrated job without its times."""
+    method = get_method(config.method)
     # A worker has the samples of one shard in memory, and one block.
     own = replace(config, num_samples=-(-config.num_samples // config.shards), shards=1)
-    (phase,) = [phase for phase in method.phases(job, own) if phase.name == "quantize"]
+    phases = method.planner_of(checkpoint, own).phases(replace(job, reads_text=False), own)
+    phase = next(one for one in phases if one.name == "quantize")
     blocks, _ = weights_by_block(job)
     read = sum(blocks.values()) * (min(num_workers, shared.shards) if shared.propagates else 1)
     return WorkerPlan(
@@ -117,6 +131,11 @@ def _in_parts(job: JobShape, num_workers: int) -> WorkerPlan:
             *job.base,
             Term("a quantized block", max(after.values(), default=0), "the largest"),
             Term("a layer that is quantized", working, "source weight, float32 copies, result"),
+            Term(
+                "read and not given back yet",
+                min(max(before.values(), default=0), GIVE_BACK_EVERY),
+                "a block's weights; freed memory is given back after so much",
+            ),
         ),
         shared_disk=0,
         shared_bytes=sum(after.values()),

@@ -59,8 +59,7 @@ def make_checks(artifact: Artifact, options: VerifyRequest | PublishRequest, *, 
 
     for_ = options.for_ if isinstance(options, VerifyRequest) else None
     found = find_base(artifact.receipt, base)
-    license = options.license if isinstance(options, PublishRequest) else None
-    for check in all_checks(artifact, base, found, run, for_, license=license, run_failed=run_anew):
+    for check in all_checks(artifact, base, found, run, for_, license=options.license, run_failed=run_anew):
         checks.append(check)
         if options.on_check:
             options.on_check(check)

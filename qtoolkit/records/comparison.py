@@ -151,7 +151,7 @@ class Comparison(Record):
         return next((floor for floor in floors if floor is not None), None)
 
     def headline(self) -> str:
-        """Return which quantized form loses least, and its size.
+        """Return which quantized form loses least, and its size; of one form alone, how often it agrees with the base.
 
         Example:
             "NF4() loses least of all quantized forms: KL divergence 0.0871 ± 0.0042 nats, 112 MB of weight files."
@@ -163,7 +163,11 @@ class Comparison(Record):
         else:
             loss = with_error(best.quality.kl_divergence, best.quality.kl_divergence_se, "nats") if best.quality else ""
             size = "" if best.disk is None else f", {format_bytes(best.disk)} of weight files"
-            found = f"{best.label} loses least of all quantized forms{limit}: KL divergence {loss}{size}."
+            least = f"loses least of all quantized forms{limit}"
+            same = as_percent(best.quality.same_top_p, best.quality.same_top_p_se) if best.quality else ""
+            if same and sum(result.method != FULL_PRECISION for result in self.results) == 1:
+                least = f"has the likeliest token of full precision in {same} of places"
+            found = f"{best.label} {least}: KL divergence {loss}{size}."
         return f"{found} {failed} failed: the remark says why." if failed else found
 
     def rows(self) -> tuple[Row, ...]:

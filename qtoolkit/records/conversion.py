@@ -46,10 +46,16 @@ class Conversion(Record):
     lossy: bool = False
 
     def headline(self) -> str:
-        if self._is_adapter:
-            return f"{self.source_format} to {self.format}, the same matrices; saved to {shortened(self.path)}."
-        kept = "rounded where the format asks for it" if self.lossy else "the same codes"
-        return f"{self.source_format} to {self.format}, {kept}; saved to {shortened(self.path)}."
+        kept = (
+            "the same matrices"
+            if self._is_adapter
+            else "rounded where it asks for it"
+            if self.lossy
+            else "the same codes"
+        )
+        sizes = f"{format_bytes(self.disk_before)} to {format_bytes(self.disk_after)} on disk"
+        written = f"{self.source_format} to {self.format}, {kept}: {sizes}; saved to {shortened(self.path)}."
+        return f"{written} Not verified yet: %qverify or qt.verify does it."
 
     @property
     def _is_adapter(self) -> bool:

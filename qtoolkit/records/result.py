@@ -1,7 +1,7 @@
 """Record what a job did."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from qtoolkit.files import shortened
 from qtoolkit.records.base import Row, note_rows
@@ -52,3 +52,13 @@ class QuantizationReport(JobRecord):
 
     def picture(self) -> str:
         return self.memory.picture()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Refuse what a record lacks; to whom it passes for the model (`q = %quantize ...`), say where that is."""
+            message = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in ("generate", "model", "save", "tokenizer"):
+                loaded = f"qt.load({shortened(self.path)!r})" if self.path else "qt.load, of a folder that was saved,"
+                message += f": it tells of the model; `--into q` keeps the model as q, {loaded} loads it"
+            raise AttributeError(message, name=name, obj=self)

@@ -81,15 +81,15 @@ class Verification(Record):
         return (verdict, *ran, *network, *local)
 
     def headline(self) -> str:
-        made = len(self.checks) - len(self.unchecked)
-        if self.passed:
-            left = f", {len(self.unchecked)} could not be made" if self.unchecked else ""
-            return f"{self.name}: all {made} checks passed{left}."
-        names = ", ".join(check.name for check in self.failed)
         others = ", ".join(check.name for check in self.unchecked)
-        left = f" {len(self.unchecked)} more could not be made: {others}." if self.unchecked else ""
-        counts = f"✖ {len(self.failed)} of {len(self.checks)} checks of {self.name} FAILED: {names}."
-        return f"{counts}{left} It cannot be published until they pass."
+        left = f"; not made: {others}." if others else "."
+        if self.passed:
+            made = len(self.checks) - len(self.unchecked)
+            counted = f"{made} of {len(self.checks)}" if others else f"all {made}"
+            return f"{self.name}: {counted} checks passed{left}"
+        names = ", ".join(check.name for check in self.failed)
+        counted = f"✖ {len(self.failed)} of {len(self.checks)} checks of {self.name} FAILED: {names}"
+        return f"{counted}{left} It cannot be published until they pass."
 
     def picture(self) -> str:
         lines = (f"{check.name}: {'; '.join(filter(None, (check.value, check.note)))}" for check in self.failed)

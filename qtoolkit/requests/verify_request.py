@@ -1,6 +1,6 @@
 """Define the options of `qtoolkit.verify`."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from os import PathLike
 
 from qtoolkit.records import OnCheck
@@ -31,3 +31,5 @@ class VerifyRequest(CheckOptions, ForReader):
     """Hold a saved model that is verified."""
 
     path: str | PathLike[str] = field(metadata=describe("a folder that `quantize` wrote, or any other with a model"))
+    _: KW_ONLY
+    license: str | None = option(None, help="licence that a card will name, of a base whose card names none")

@@ -37,6 +37,8 @@ class JobShape:
         beside_text: the names of the parts that lie outside the language model, "model.vision_tower".
         max_seq_len: the most tokens that the model supports; None if its config does not say.
         speed: of the machine.
+        reads_text: whether the process reads the calibration text; a worker gets its tokens alone.
+        vram: free bytes of the job's GPU; None on the CPU, and where no machine is known.
     """
 
     base: tuple[Term, ...]
@@ -56,6 +58,8 @@ class JobShape:
     max_seq_len: int | None
     speed: Speed
     beside_text: tuple[str, ...] = ()
+    reads_text: bool = True
+    vram: int | None = None
 
     @property
     def on_cpu(self) -> bool:

@@ -1,6 +1,6 @@
 """Work on the one block that is in memory: observe what its layers get, solve them, put their results in place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,11 +120,11 @@ class CurrentBlock:
         linear.weight = nn.Parameter(full.contiguous(), requires_grad=False)
 
 
-def run_all(calls: Sequence[Call]) -> list[torch.Tensor]:
-    """Return a block's output for each batch of samples, on the CPU."""
+def run_all(calls: Sequence[Call], waiting: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+    """Return a block's output for each batch of samples, where `waiting` puts it (`Samples.waiting`)."""
     with torch.no_grad():
-        # Moved to the CPU one by one, so that a GPU does not hold the outputs of all samples.
-        return [call().to("cpu") for call in calls]
+        # Moved one by one, so that a GPU does not hold the outputs of all samples where these wait in main memory.
+        return [waiting(call()) for call in calls]
 
 
 def weight_of(linear: Any) -> torch.Tensor:

@@ -127,7 +127,7 @@ class ExactStream:
                 elif modules:
                     collect(self._module, modules, [call], note)
         if to_end:
-            self._hidden[batch] = whole[""].to("cpu")
+            self._hidden[batch] = whole[""].to(hidden.device)
         return {group: whole[name] for group, name in names.items()}
 
     def pass_through(self) -> None:

@@ -85,6 +85,7 @@ class Journal:
 
     Attributes:
         resumed: number of blocks that an earlier call had completed.
+        noted: what was decided while blocks were done, one line each.
 
     Raises:
         OutputError: the folder was started with another recipe.
@@ -99,6 +100,7 @@ class Journal:
         absent: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.resumed = 0
+        self.noted: list[str] = []
         self._memory: dict[int, DoneBlock] = {}
         self._not_pushed_note = ""
         self._aside_note = ""
@@ -133,8 +135,8 @@ class Journal:
 
     @property
     def notes(self) -> list[str]:
-        """Return notes on files that were put aside, and on a failing copy on the Hub, which does not stop the job."""
-        return [note for note in (self._aside_note, self._not_pushed_note) if note]
+        """Return `noted`, and notes on files put aside and on a failing copy on the Hub, which does not end the job."""
+        return [note for note in (*self.noted, self._aside_note, self._not_pushed_note) if note]
 
     def write_tokens(self, tokens: torch.Tensor) -> None:
         """Store calibration samples that would differ if they were made again; blocks are only valid for these."""

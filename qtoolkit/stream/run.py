@@ -10,6 +10,7 @@ from torch import nn
 from qtoolkit.checkpoints.safetensors import StoredTensor
 from qtoolkit.records import OnProgress, ProgressEvent
 from qtoolkit.stream.block_method import Accumulator, BlockMethod
+from qtoolkit.stream.block_writer import block_writer, given
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.current_block import CurrentBlock, run_all, weight_of
 from qtoolkit.stream.done_groups import DoneGroups
@@ -18,6 +19,7 @@ from qtoolkit.stream.forward import Call, run_once
 from qtoolkit.stream.groups import Group, is_indexed, trace, with_unseen, without_indices
 from qtoolkit.stream.journal import DoneBlock, Journal
 from qtoolkit.stream.loading import check_finite
+from qtoolkit.stream.memory_setting import MemorySetting, with_less_memory
 from qtoolkit.stream.residuals import Corrections, find_corrections
 from qtoolkit.stream.samples import first_inputs, samples_at_once, samples_of_a_part
 
@@ -33,8 +35,12 @@ def quantize_blocks(
     journal: Journal,
     on_progress: OnProgress,
     token_weights: Mapping[str, torch.Tensor],
+    *,
+    states: str = "cpu",
 ) -> list[DoneBlock]:
     """Quantize all blocks; those that the journal holds already are only run.
+
+    Where a GPU's memory runs out, the blocks that are left are done with less of it, which the journal notes.
 
     Args:
         streamed: the model.
@@ -45,6 +51,7 @@ def quantize_blocks(
         on_progress: called for each layer, and for each block that was done before.
         token_weights: how much each token counts for a layer, by its full name, float32 [num_samples, seq_len]; layers
             without any count all tokens alike.
+        states: the device on which hidden states wait from one block to the next: "cpu", or the GPU that has room.
 
     Returns:
         what was stored of each block; nothing where no block has a layer to quantize.
@@ -55,12 +62,34 @@ def quantize_blocks(
     check_outside(streamed)
     if not any(layers):
         return []
+    total = sum(map(len, layers))
+
+    def tell(note: str) -> None:
+        journal.noted.append(note)
+        on_progress(ProgressEvent("quantize", 0, total, "layers", note))
+
     pairs = zip(streamed.blocks, layers, strict=True)
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     at_once = samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape)
     part = samples_of_a_part(streamed.dtype.itemsize, widest, tokens.shape[1]) if method.wants_exact else None
-    samples = first_inputs(streamed, tokens, at_once, part)
-    batch_weights = {name: weights.split(at_once) for name, weights in token_weights.items()}
+    run = partial(_quantize_with, streamed, layers, tokens, method, journal, on_progress, token_weights, part)
+    return with_less_memory(run, MemorySetting(states, at_once), tell)
+
+
+def _quantize_with(
+    streamed: StreamedModel,
+    layers: Sequence[Sequence[str]],
+    tokens: torch.Tensor,
+    method: BlockMethod,
+    journal: Journal,
+    on_progress: OnProgress,
+    token_weights: Mapping[str, torch.Tensor],
+    part: int | None,
+    setting: MemorySetting,
+) -> list[DoneBlock]:
+    """Do what `quantize_blocks` does with one setting; `part` is how many samples run at one time in full precision."""
+    samples = first_inputs(streamed, tokens, setting.at_once, part, states=setting.states)
+    batch_weights = {name: weights.split(setting.at_once) for name, weights in token_weights.items()}
     total = sum(map(len, layers))
     done = 0
 
@@ -71,42 +100,43 @@ def quantize_blocks(
 
     if method.wants_exact:
         samples.exact = [*samples.hidden]
-    results = []
+    results: list[Callable[[], DoneBlock]] = []
     # Names of layers -> their groups, and what corrects these.
     known: dict[tuple[str, ...], BlockGroups] = {}
-    for index, names in enumerate(layers):
-        name = streamed.block_names[index]
-        empty = streamed.blocks[index]
-        shapes = {f"{name}.{layer}": tuple(weight_of(empty.get_submodule(layer)).shape) for layer in names}
-        result = journal.read(index, partial(method.fits, shapes))
-        with streamed.block(index) as module:
-            run = partial(samples.call, index, module, streamed.device)
-            exact = None if part is None else ExactStream(module, samples.exact, partial(run, exact=True), part)
-            calls = samples.calls(index, module, streamed.device)
-            block = _Block(name, module, calls, method, exact, batch_weights)
-            if samples.arguments.has_state or samples.arguments.has_carried:
-                # Leave what later blocks need to be traced; before the batches, which may share it.
-                with torch.no_grad():
-                    run(samples.one, first=0)
-            if result is None:
-                check_block(streamed, index, module)
-                if tuple(names) not in known:
-                    one = partial(run, samples.one, first=0)
-                    known[tuple(names)] = groups_of(module, names, one, corrected=method.wants_exact)
-                groups, corrections = known[tuple(names)]
-                done_before = DoneGroups(journal, index, name, groups, partial(fit, method, shapes))
-                outputs = block.quantize(groups, corrections, done_before, report)
-                result = journal.write(index, block.tensors, block.facts)
-            else:
-                if exact is not None:
-                    exact.pass_through()
-                block.restore(names, result.tensors)
-                report(f"{name} (done before)", len(names))
-                outputs = block.run()
-            samples.hidden = [output.to("cpu") for output in outputs]
-        samples.arguments.forget(index)
-        results.append(result)
-    return results
+    with block_writer(journal, behind=writes_behind(streamed.device)) as write:
+        for index, names in enumerate(layers):
+            name = streamed.block_names[index]
+            empty = streamed.blocks[index]
+            shapes = {f"{name}.{layer}": tuple(weight_of(empty.get_submodule(layer)).shape) for layer in names}
+            before = journal.read(index, partial(method.fits, shapes))
+            with streamed.block(index) as module:
+                run = partial(samples.call, index, module, streamed.device)
+                exact = None if part is None else ExactStream(module, samples.exact, partial(run, exact=True), part)
+                calls = samples.calls(index, module, streamed.device)
+                block = _Block(name, module, calls, samples.waiting, method, exact, batch_weights)
+                if samples.arguments.has_state or samples.arguments.has_carried:
+                    # Leave what later blocks need to be traced; before the batches, which may share it.
+                    with torch.no_grad():
+                        run(samples.one, first=0)
+                if before is None:
+                    check_block(streamed, index, module)
+                    if tuple(names) not in known:
+                        one = partial(run, samples.one, first=0)
+                        known[tuple(names)] = groups_of(module, names, one, corrected=method.wants_exact)
+                    groups, corrections = known[tuple(names)]
+                    done_before = DoneGroups(journal, index, name, groups, partial(fit, method, shapes))
+                    outputs = block.quantize(groups, corrections, done_before, report)
+                    results.append(write(index, block.tensors, block.facts))
+                else:
+                    if exact is not None:
+                        exact.pass_through()
+                    block.restore(names, before.tensors)
+                    report(f"{name} (done before)", len(names))
+                    outputs = block.run()
+                    results.append(given(before))
+                samples.hidden = [samples.waiting(output) for output in outputs]
+            samples.arguments.forget(index)
+        return [result() for result in results]
 
 
 class BlockGroups(NamedTuple):
@@ -128,6 +158,7 @@ class _Block(CurrentBlock):
     Args:
         name, module, method, exact: as for `CurrentBlock`.
         calls: each runs the block on one batch of samples.
+        waiting: puts the output of a batch where it waits for the next block.
         batch_weights: by full names of layers, the weights of the tokens of each batch, [samples, tokens].
 
     Attributes:
@@ -140,18 +171,20 @@ class _Block(CurrentBlock):
         name: str,
         module: nn.Module,
         calls: list[Call],
+        waiting: Callable[[torch.Tensor], torch.Tensor],
         method: BlockMethod,
         exact: ExactStream | None,
         batch_weights: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:
         super().__init__(name, module, method, exact, batch_weights)
         self.calls = calls
+        self._waiting = waiting
         self.tensors: dict[str, StoredTensor | torch.Tensor] = {}
         self.facts: dict[str, Any] = {}
 
     def run(self) -> list[torch.Tensor]:
         """Return the block's output for each batch of samples, with its current weights."""
-        return run_all(self.calls)
+        return run_all(self.calls, self._waiting)
 
     def quantize(
         self, groups: Sequence[Group], corrections: Corrections, done: DoneGroups, report: Callable[[str], None]
@@ -251,6 +284,11 @@ def fit(
 ) -> bool:
     """Return what `BlockMethod.fits` does for some of the layers of a block, whose `shapes` are given."""
     return method.fits({name: shapes[name] for name in names}, tensors, facts)
+
+
+def writes_behind(device: str) -> bool:
+    """Check whether finished blocks are written while the next one runs: where a processor is free for that."""
+    return device != "cpu"
 
 
 def check_outside(streamed: StreamedModel) -> None:

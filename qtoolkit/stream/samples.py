@@ -66,6 +66,7 @@ class Samples:
         sample_dim: the dimension of the samples in what blocks get: Gemma 3n's have [streams, samples, tokens, hidden].
         exact: `hidden` of the full-precision model, where the model that runs is being quantized; empty if nobody wants
             this second stream.
+        device: where hidden states wait from one block to the next, "cpu" or "cuda:0".
         reached: the numbers of the blocks that the samples run through; a text passes over those that look at images.
         num_outputs: how many values the block that ran last returned as a tuple, whose first item are the hidden
             states; 0 for these alone.
@@ -78,6 +79,7 @@ class Samples:
     exact: list[torch.Tensor] = field(default_factory=list)
     num_outputs: int = 0
     reached: frozenset[int] = frozenset()
+    device: str = "cpu"
     _carried: _CarriedValues = field(default_factory=_CarriedValues)
 
     def calls(self, index: int, block: nn.Module, device: str) -> list[Callable[[], torch.Tensor]]:
@@ -102,13 +104,13 @@ class Samples:
             exact: whether they are those of `exact`.
         """
         if index not in self.reached:
-            return hidden.to(device)
+            return hidden.to(device, non_blocking=True)
         span = Span(first, len(hidden), exact)
         other = self.arguments.of(index, span, device)
         if self.arguments.has_carried:
             other = self._carried.put_into(other, index, span)
         with PaddedProducts():
-            output = block(self.as_given(hidden.to(device)), *other.args, **other.kwargs)
+            output = block(self.as_given(hidden.to(device, non_blocking=True)), *other.args, **other.kwargs)
         # A list in the first GPT.
         several = isinstance(output, tuple | list)
         self.num_outputs = len(output) if several else 0
@@ -116,6 +118,18 @@ class Samples:
             self._carried.keep(span, output)
         tensor: torch.Tensor = output[0] if several else output
         return tensor.movedim(self.sample_dim, 0)
+
+    def waiting(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return hidden states where they wait for the next block.
+
+        From a GPU to main memory they go into pinned memory where there is some: that copy, and the one back, are
+        queued behind what the GPU does, so that nobody waits for them.
+        """
+        if self.device == "cpu" and hidden.is_cuda:
+            with suppress(RuntimeError):
+                pinned = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True)
+                return pinned.copy_(hidden, non_blocking=True)
+        return hidden.to(self.device)
 
     def as_given(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return hidden states [samples, ..., tokens, hidden] as the model's blocks get and return them."""
@@ -155,7 +169,12 @@ def samples_of_a_part(itemsize: int, widest: int, seq_len: int) -> int:
 
 
 def first_inputs(
-    streamed: StreamedModel, tokens: torch.Tensor, samples_at_once: int, samples_of_a_part: int | None = None
+    streamed: StreamedModel,
+    tokens: torch.Tensor,
+    samples_at_once: int,
+    samples_of_a_part: int | None = None,
+    *,
+    states: str = "cpu",
 ) -> Samples:
     """Run samples up to the first block; return its inputs, and the other arguments of every block.
 
@@ -164,8 +183,9 @@ def first_inputs(
         tokens: int64 [samples, tokens].
         samples_at_once: samples of a batch.
         samples_of_a_part: samples of the parts of a batch that blocks are called with, too; None for whole ones alone.
+        states: where hidden states wait from one block to the next.
     """
-    samples = Samples([], torch.empty(0), BlockArguments(len(streamed.blocks)))
+    samples = Samples([], torch.empty(0), BlockArguments(len(streamed.blocks)), device=states)
 
     def record(batch: torch.Tensor, first: int, *, exact: bool = False) -> torch.Tensor:
         hidden, recorded = _record_arguments(model.base_model, streamed, batch, samples)
@@ -179,7 +199,7 @@ def first_inputs(
         samples.one = one.movedim(samples.sample_dim, 0)
         for start in range(0, len(tokens), samples_at_once):
             batch = tokens[start : start + samples_at_once]
-            samples.hidden.append(record(batch, start).movedim(samples.sample_dim, 0).to("cpu"))
+            samples.hidden.append(samples.waiting(record(batch, start).movedim(samples.sample_dim, 0)))
             if samples_of_a_part is not None:
                 for inner in range(0, len(batch), samples_of_a_part):
                     record(batch[inner : inner + samples_of_a_part], start + inner, exact=True)

@@ -248,7 +248,7 @@ class ShardWorker:
         """
         self._enter(index, done)
         block, samples = self._current(index, shard)
-        outputs = run_all(samples.calls(index, self._module, self._streamed.device))
+        outputs = run_all(samples.calls(index, self._module, self._streamed.device), samples.waiting)
         self._exchange.write(inputs_name(index + 1, shard), _numbered(outputs))
         if exact and block.exact is not None:
             block.exact.pass_through()

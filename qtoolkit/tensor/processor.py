@@ -1,7 +1,7 @@
 """Find out which floating types this machine's processor multiplies fast.
 
-With `ATEN_CPU_CAPABILITY=avx2` and `ONEDNN_MAX_CPU_ISA=AVX2` in the environment, torch and the functions here treat a
-newer processor as one with AVX2 only.
+With `ATEN_CPU_CAPABILITY=avx2`, `ONEDNN_MAX_CPU_ISA=AVX2` and `MKL_ENABLE_INSTRUCTIONS=AVX2` set, torch and
+the functions here treat a newer processor as one with AVX2 only.
 """
 
 from functools import cache

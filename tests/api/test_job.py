@@ -99,6 +99,9 @@ def test_generated_text_is_the_new_text_alone(smollm2: Path, capfd: pytest.Captu
     quantized = qt.quantize(smollm2, "int8", device="cpu")
     text = quantized.generate("The capital of France is", max_new_tokens=4)
     assert text.strip().startswith("Paris")
+    # A tokenizer takes a list, of which one answer would be lost.
+    with pytest.raises(ConfigError, match="prompt must be a text, got list: ask for one text at a time"):
+        quantized.generate(["The capital of France is", "One"])  # type: ignore[arg-type]
     assert "inputs will be cast" not in capfd.readouterr().err
 
 
@@ -131,7 +134,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "device must be one of auto, cpu",
     ),
     "unknown-dtype": (lambda model: qt.load(model, dtype="int4"), ConfigError, "dtype must be one of auto, bfloat16"),
-    "no-model": (lambda model: qt.measure_memory(str(model)), ConfigError, "measure_memory takes a model, got str"),
+    "no-model": (lambda model: qt.measure_memory(str(model)), ConfigError, "memory is measured of a model, got str"),
 }
 
 

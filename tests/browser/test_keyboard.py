@@ -23,7 +23,7 @@ SWITCHES, BUTTONS = (
 )
 ORDERS = {
     "Plan": [
-        *("Model", "Method", "double_quant", "compute_dtype", "▸ Advanced: 2 more options"),
+        *("Model", "Method", "Quantize the scales too", "Calculates in", "▸ Advanced: 2 more options"),
         *("Device", "Machine", "Made for", "All of the plan"),
     ],
     "Publish": [

@@ -35,7 +35,7 @@ OUTAGES = pytest.mark.parametrize(
     ("break_down", "reason"),
     [
         pytest.param(_unplugged, r"does not answer \(", id="no network"),
-        pytest.param(_offline, "HF_HUB_OFFLINE forbids to ask the Hub", id="HF_HUB_OFFLINE"),
+        pytest.param(_offline, "HF_HUB_OFFLINE is set: unset it", id="HF_HUB_OFFLINE"),
         pytest.param(_overloaded, r"is down or overloaded \(503\)", id="Hub is down"),
     ],
 )

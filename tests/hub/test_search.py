@@ -300,7 +300,7 @@ OUTAGES = pytest.mark.parametrize(
     ("break_down", "reason"),
     [
         pytest.param(_unplugged, r"does not answer \(.*then search again", id="no network"),
-        pytest.param(_offline, "HF_HUB_OFFLINE forbids to ask the Hub", id="HF_HUB_OFFLINE"),
+        pytest.param(_offline, "HF_HUB_OFFLINE is set: unset it", id="HF_HUB_OFFLINE"),
         pytest.param(
             _bad_token, "the Hub token is empty or holds blanks", id="a token of the environment that is none"
         ),

@@ -1,7 +1,7 @@
-"""Calls on an executor whose scheduler is lost."""
+"""Calls on an executor that loses its scheduler or its workers."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +27,7 @@ class DaskExecutor(Executor):
 
 
 def test_calls_fail_once_dask_has_given_up_its_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_tasks, "_HEARTBEAT", 0.001)
+    monkeypatch.setattr(executor_tasks, "HEARTBEAT", 0.001)
     executor, waited = DaskExecutor(), list[str]()
 
     def on_wait() -> None:
@@ -43,3 +43,21 @@ def test_calls_fail_once_dask_has_given_up_its_scheduler(monkeypatch: pytest.Mon
     ]
     assert waited == ["running", "connecting"]
     assert executor.given == 3
+
+
+class KilledWorker(Exception):
+    """What Dask raises of a task that has ended several workers."""
+
+
+@pytest.mark.parametrize(("kind", "begun"), [(OSError, 3), (KilledWorker, 1)], ids=["a lost worker", "several"])
+def test_a_call_that_has_ended_several_workers_is_not_begun_again(kind: type[Exception], begun: int) -> None:
+    attempts = list[int]()
+
+    def end(attempt: int) -> None:
+        attempts.append(attempt)
+        raise kind("the worker died")
+
+    with ThreadPoolExecutor(1) as executor:
+        (answer,) = answers(executor, end, [()], retries=2, on_wait=lambda: None)
+    assert isinstance(answer.error, kind) and (answer.number, answer.retries) == (0, begun - 1)
+    assert attempts == [*range(begun)]

@@ -105,3 +105,38 @@ def test_a_few_tokens_on_a_t4(is_bytes: bool) -> None:
     assert kernel.metadata.shared <= SHARED[75]
     assert "bf16" not in kernel.asm["ptx"]
     assert ".local" not in kernel.asm["ptx"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "tokens", "layout"),
+    [(80, 128, "tiles"), (89, 128, "bytes"), (90, 16, "halves"), (90, 128, "tiles")],
+    ids=str,
+)
+def test_some_tokens_in_tensor_cores(capability: int, tokens: int, layout: str) -> None:
+    """No configuration for a T4, whose products would be plain multiply-adds."""
+    from qtoolkit.kernels import tensor_core_kernels
+
+    plane = "*i32" if layout == "tiles" else "*u8"
+    pointers = {"x": "*bf16", "plane": plane, "scale": "*fp16", "zero_point": "*u8", "sums": "*fp32"}
+    sizes = ("tokens", "in_features", "out_features", "group_size", "each", "shift")
+    kernel = compile_for(
+        capability,
+        tensor_core_kernels._multiply_by_tensor_cores,
+        {**pointers, **dict.fromkeys(sizes, "i32")},
+        {
+            "TOKENS": tokens,
+            "OUTPUTS": tensor_core_kernels._OUTPUTS,
+            "STEP": tensor_core_kernels._STEP,
+            "BLOCK": 0 if layout == "tiles" else 64,
+            "SIDE_BY_SIDE": {"tiles": 0, "bytes": 64, "halves": 32}[layout],
+            "TILES": 8 if layout == "tiles" else 0,
+            "IS_COMMON": False,
+            "IS_CONSTANT": False,
+            "IN_ONE_GROUP": layout == "tiles",
+        },
+        num_warps=8 if tokens == 128 else 4,
+    )
+    assert kernel.asm["cubin"]
+    assert kernel.metadata.shared <= SHARED[capability]
+    assert "mma" in kernel.asm["ptx"]
+    assert ".local" not in kernel.asm["ptx"]

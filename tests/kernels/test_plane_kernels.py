@@ -1,15 +1,14 @@
 """Triton's kernel that expands codes, run by its interpreter: the weights of every layout, bit for bit."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from qtoolkit.kernels import packed_int4, tinygemm
-from qtoolkit.kernels.packed_int4 import PackedInt4, _kernel_agrees
-from qtoolkit.kernels.tinygemm import Layout, _unpack_tiles
+from qtoolkit.kernels import gpu_products, tinygemm
+from qtoolkit.kernels.packed_int4 import PackedInt4
+from qtoolkit.kernels.tinygemm import Layout
 from tests.interpreting_triton import skip_unless
 from tests.kernels.gptq_layers import Kind, gptq_layer, weight_of
+from tests.kernels.packing_tiles import pack_tiles
 
 pytestmark = pytest.mark.once
 skip_unless(interpreted=True)
@@ -26,17 +25,6 @@ KINDS = [
 LAYOUTS = {"blocks": Layout(64, 32), "blocks without a kernel": Layout(64, None), "tiles": Layout(0, 32)}
 
 
-def pack_tiles(codes: torch.Tensor) -> torch.Tensor:
-    """Pack codes [in, out] as torch does on a GPU, one after the other; `_unpack_tiles` is the way back."""
-    tiles = next(count for count in (8, 4, 2) if len(codes) % (16 * count) == 0)
-    i, o = torch.meshgrid(*(torch.arange(size) for size in codes.shape), indexing="ij")
-    within = i % (16 * tiles)
-    words = torch.zeros(codes.shape[1] // 8, len(codes) // (16 * tiles), 32, tiles // 2, dtype=torch.int64)
-    places = (o // 8, i // (16 * tiles), o % 8 * 4 + i % 8 // 2, within // 32)
-    words.index_put_(places, codes.long() << i % 2 * 16 + within % 32 // 8 * 4, accumulate=True)
-    return words.to(torch.int32)
-
-
 @pytest.fixture(autouse=True)
 def packs_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles are packed by CUDA alone."""
@@ -44,9 +32,11 @@ def packs_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def by_kernel(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Codes expand as on a GPU where the kernel runs."""
-    monkeypatch.setattr(packed_int4, "_uses_kernel", lambda device: True)
+def by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes expand, and multiply, as on a T4 where the kernels run."""
+    monkeypatch.setattr(gpu_products, "may_use_triton", lambda device: True)
+    monkeypatch.setattr(gpu_products, "has_tensor_cores", lambda device: False)
+    monkeypatch.setattr(PackedInt4, "multiply", PackedInt4._multiply_on_gpu)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -113,11 +103,6 @@ def test_a_part_of_the_outputs(by_kernel: None) -> None:
         assert torch.equal(codes.expanded(slice(64, 192), torch.float32), whole[:, 64:])
 
 
-def test_tiles_are_those_that_torch_unpacks() -> None:
-    codes = torch.randint(0, 16, (96, 24), dtype=torch.uint8)
-    assert torch.equal(_unpack_tiles(pack_tiles(codes), 96, slice(0, 24)), codes)
-
-
 def test_what_asks_a_device_agrees() -> None:
     # Of codes and scales whose products bfloat16 holds: the interpreter cuts what a GPU rounds.
-    assert _kernel_agrees(torch.device("cpu"))
+    assert gpu_products.planes_agree(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""4-bit codes in rows take the 4-bit kernel, 8-bit ones of one scale an output the int8 kernel; their files stay."""
+"""4-bit codes in rows take the 4-bit kernel, 8-bit ones the int8 kernel; their files stay."""
 
 import copy
 import pickle
@@ -34,12 +34,6 @@ def layer_of(scheme: Scheme, *, bias: bool = True) -> QuantizedLinear:
     return quantized(nn.Linear(IN, OUT, bias=bias), scheme)
 
 
-def kernel_of(scheme: Scheme) -> str | None:
-    if scheme.bits == 4:
-        return INT4
-    return INT8 if scheme.symmetric and scheme.granularity != "group" else None
-
-
 @every_scheme
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernel", "no kernel"])
@@ -64,7 +58,7 @@ def test_few_tokens_take_the_kernel_of_their_codes(scheme: Scheme, tokens: int) 
     layer, called = layer_of(scheme).prepare(), _Called()
     with torch.no_grad(), called:
         layer(torch.randn(tokens, IN).bfloat16())
-    assert called.names & {INT4, INT8} == ({kernel} if (kernel := kernel_of(scheme)) else set())
+    assert called.names & {INT4, INT8} == {INT4 if scheme.bits == 4 else INT8}
 
 
 @every_scheme

@@ -57,7 +57,9 @@ def test_outputs_are_those_of_the_stored_weight(
     ],
     ids=["one", "32 in float16", "65", "one in float32"],
 )
-def test_the_kernel_serves_few_tokens_in_16_bits(kind: Kind, dtype: torch.dtype, tokens: int, expected: bool) -> None:
+def test_the_kernel_serves_few_tokens_in_16_bits(
+    kind: Kind, dtype: torch.dtype, tokens: int, expected: bool, newer_processor: None
+) -> None:
     layer = gptq_layer(kind).prepare()
     called = _Called()
     with torch.no_grad(), called:

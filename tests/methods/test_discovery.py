@@ -103,6 +103,14 @@ def test_an_unknown_method_names_those_there_are() -> None:
         get_method("gtpq")
 
 
+@pytest.mark.parametrize(
+    ("name", "here"), [("AWQ", "gptq"), ("int4", "nf4"), ("8bit", "int8"), ("q4_k_m", "gguf"), ("IQ2_XS", "gguf")]
+)
+def test_a_name_of_elsewhere_is_told_what_stands_in_its_place(name: str, here: str) -> None:
+    with pytest.raises(UnknownMethodError, match=rf"no method '{name}': did you mean {here}\? the methods"):
+        get_method(name)
+
+
 def test_a_name_may_have_dashes() -> None:
     assert get_method("zero-point") is get_method("zero_point")
 

@@ -43,6 +43,9 @@ def test_nothing_is_expanded_in_a_body() -> None:
         pytest.param("bitz = 4", "NF4 has no option 'bitz': its options are .*double_quant", id="unknown key"),
         pytest.param("[nf4]\nbits = 4", "NF4 has no option 'nf4'", id="table"),
         pytest.param('method = "nf5"', r"no method 'nf5': did you mean nf4\? the methods are", id="unknown method"),
+        pytest.param(
+            'method = "absmax"\ngroup_size = 64', "without effect beside granularity 'tensor'", id="without effect"
+        ),
         pytest.param("method = 4", "method must be a method's name in quotes, got 4", id="method no text"),
         pytest.param('method = "_config"', "no method '_config'", id="private file"),
         pytest.param('exclude = "a"', "exclude must be a list of names, got 'a'", id="text for a list"),

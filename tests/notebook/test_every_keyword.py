@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "qconvert": qt.convert,
     "qmerge": qt.merge,
     "qrepair": qt.repair,
+    "qverify": qt.verify,
     "qpublish": qt.publish,
 }
 PANELS: dict[str, Callable[..., Any]] = {

@@ -10,7 +10,7 @@ from qtoolkit.notebook.completion import Matcher
 
 NAMES = {
     "line": {"quantize", "qplan", "qeval", "qcompare", "qfrontier", "qmemory", "qpanel", "qpublish", "qdoctor"}
-    | {"qconvert", "qmerge", "qrepair"},
+    | {"qconvert", "qmerge", "qrepair", "qverify"},
     "cell": {"quantize", "qplan", "qcompare", "qfrontier", "qmemory"},
 }
 

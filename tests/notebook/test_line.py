@@ -106,6 +106,8 @@ def test_paths_are_read_as_in_a_shell(line: str, model: str, output: str) -> Non
         pytest.param(
             "m --ouput a", "no option --ouput: did you mean --output\\? its", id="an option of the job, mistyped"
         ),
+        pytest.param("m --method absmax --group-size 64", "granularity='group', or leave", id="without effect"),
+        pytest.param("m -o out", "no option -o: did you mean --output\\?", id="a letter alone"),
         pytest.param("m -method nf4", "no option -method: did you mean --method.", id="one hyphen"),
         pytest.param("m --doub", "'nf4' has no option --doub", id="abbreviated option"),
         pytest.param("m --method nf4 --threshold 6", "'nf4' has no option --threshold", id="another method's option"),

@@ -9,6 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from qtoolkit import api
+from qtoolkit.errors import ConfigError
 from qtoolkit.jobs.executor_tasks import take_one_thread
 from qtoolkit.notebook.magic_errors import MagicError
 
@@ -90,6 +91,27 @@ def test_a_scheduler_that_does_not_answer(
     with pytest.raises(MagicError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler answers there .*: start one with"):
         run(shell, f"{LINE} --dask tcp://127.0.0.1:9")
     assert not given
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("executor= needs output=, a folder", "--workers needs --output, a folder"),
+        ("AbsMax is made in one process: leave out executor", "in one process: leave out --workers"),
+        ("mine/executor/x is no model of executor-1", "mine/executor/x is no model of executor-1"),
+    ],
+    ids=["option", "advice", "paths"],
+)
+def test_errors_name_what_the_line_says(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, message: str, said: str
+) -> None:
+    def quantize(*arguments: Any, **options: Any) -> Any:
+        raise ConfigError(message)
+
+    monkeypatch.setattr(api, "quantize", quantize)
+    with pytest.raises(MagicError) as caught:
+        run(shell, f"{LINE} --workers 1")
+    assert str(caught.value).endswith(said)
 
 
 def test_a_plan_takes_the_number_of_workers_alone(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:

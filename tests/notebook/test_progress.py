@@ -61,7 +61,7 @@ def test_a_line_says_phase_count_elapsed_and_remaining(capsys: pytest.CaptureFix
         "load: 0 bytes of 2.0 MB (0 %), 2.0 s elapsed",
         "quantize: 0 of 30 layers (0 %), 3.0 s elapsed",
         # 6 layers took 4 s, so 24 take 16 s.
-        "quantize: 6 of 30 layers (20 %), 7.0 s elapsed, about 16.0 s left, model.layers.6",
+        "quantize: 6 of 30 layers (20 %), 7.0 s elapsed, about 16.0 s left in this phase, model.layers.6",
     ]
 
 

@@ -35,6 +35,11 @@ def test_a_line_and_a_cell_return_the_comparison(shell: InteractiveShell, tiny_l
     assert again.results == found.results
 
 
+def test_methods_without_commas_are_told_how_they_are_written() -> None:
+    with pytest.raises(ConfigError, match="got also 'int8': write methods with commas and no blanks: --methods A,int8"):
+        read_line("qcompare", "m --methods nf4 int8")
+
+
 def test_an_executor_in_a_variable_is_used(shell: InteractiveShell, tiny_llama: Path) -> None:
     shell.user_ns["pool"] = "no executor"
     with pytest.raises(MagicError, match=r"executor must be a concurrent\.futures\.Executor, got str"):

@@ -7,7 +7,8 @@ import torch
 
 import qtoolkit as qt
 from qtoolkit.errors import ConfigError, UnsupportedModelError
-from qtoolkit.records import PhasePlan, Plan
+from qtoolkit.methods.gptq.hidden_states import where_states_wait
+from qtoolkit.records import Machine, PhasePlan, Plan
 from tests.methods.gptq.jobs import gptq
 from tests.sample_models import config_of, random_model
 
@@ -153,3 +154,19 @@ def test_a_model_in_float32_is_planned_for_a_gpu_that_is_not_here() -> None:
     plan = qt.plan(config, "nf4", machine="t4")
     assert plan.device.startswith("cuda")
     assert plan.settings["compute_dtype"] in ("float16", "bfloat16")
+
+
+@pytest.mark.parametrize(("gigabytes", "stay"), [(16, True), (8, False)], ids=["room for them", "no room"])
+def test_hidden_states_stay_on_a_gpu_that_has_room(gigabytes: int, stay: bool) -> None:
+    """Llama-2 7B, 128 x 2,048 tokens by hand: 4.3 GB before and after a block, beside 0.4 + 0.5 + 1.4 GB."""
+    machine = Machine("a card", 64 * 10**9, (gigabytes * 10**9,), cache_disk=10**12, output_disk=10**12)
+    plan = qt.plan(config_of("7b"), qt.GPTQ(num_samples=128, seq_len=2048, qep_alpha=0), machine=machine, device="cuda")
+    name = "hidden states of the samples"
+    for phase in (phase_of(plan, "calibrate"), phase_of(plan, "quantize")):
+        there = [term for term in (phase.vram if stay else phase.memory) if term.name == name]
+        assert [term.size for term in there] == [2 * 128 * 2048 * 4096 * 2]
+        assert not [term for term in (phase.memory if stay else phase.vram) if term.name == name]
+        assert ("stay on the GPU, which has room" in there[0].source) == stay
+    assert where_states_wait(plan) == ("cuda:0" if stay else "cpu")
+    shared = qt.plan(config_of("7b"), qt.GPTQ(num_samples=128, qep_alpha=0, shards=4), machine=machine, device="cuda")
+    assert where_states_wait(shared) == "cpu"

@@ -55,6 +55,8 @@ def test_memory_follows_the_samples_of_a_shard(tiny_llama: Path) -> None:
     )
     name = "hidden states of the samples"
     assert many[name] == 4 * few[name]
+    # They get its tokens.
+    assert "calibration text and its tokens" not in many
     assert many["a block's weights"] == few["a block's weights"]
 
 
@@ -74,6 +76,28 @@ def test_blocks_without_calibration_are_files(tiny_llama: Path) -> None:
     assert found.shared_bytes == sum(layer.disk_bytes for layer in in_blocks)
     assert found.shared_disk == 0
     assert found.enough == 2
+    blocks = {layer.name.split(".")[2] for layer in in_blocks}
+    waiting = {term.name: term.size for term in found.memory}["read and not given back yet"]
+    assert len(blocks) * waiting == found.weight_bytes
+    of_absmax, of_nf4 = ({term.name for term in shared(tiny_llama, name).memory} for name in ("absmax", "nf4"))
+    assert of_nf4 - of_absmax == {"package bitsandbytes"}
+
+
+def test_tensors_of_a_file_are_parts_too_and_codes_by_a_text_are_solved_in_shards(tiny_llama: Path) -> None:
+    plan = qt.plan(tiny_llama, qt.GGUF("Q4_0"), workers=2, device="cpu")
+    rounded = plan.sharing
+    assert rounded is not None
+    in_blocks = [layer for layer in (*plan.layers, *plan.skipped) if layer.name.startswith("model.layers.")]
+    assert rounded.shared_bytes == sum(layer.disk_bytes for layer in in_blocks)
+    text: dict[str, Any] = {"shards": 4, "num_samples": 8, "seq_len": 64}
+    solved = shared(tiny_llama, qt.GGUF("Q4_0", calibration="wikitext2", **text))
+    as_gptq = shared(tiny_llama, qt.GPTQ(group_size=32, refine=0, **text))
+    assert solved.memory == as_gptq.memory
+    assert (solved.counts, solved.seconds, solved.shared_disk) == (
+        as_gptq.counts,
+        as_gptq.seconds,
+        as_gptq.shared_disk,
+    )
 
 
 def test_a_profile_has_no_times(tiny_llama: Path) -> None:
@@ -83,6 +107,8 @@ def test_a_profile_has_no_times(tiny_llama: Path) -> None:
 
 BAD = {
     "one shard": (qt.GPTQ(), 2, "shards=1 leaves all samples to one worker"),
+    "one pass": (qt.GGUF(calibration=["a"], solve=False), 2, "in one process: leave out workers, or solve=False"),
+    "another engine": (qt.GPTQ(engine="optimum", shards=2), 2, "optimum works in one process: leave out workers, or"),
     "none": ("absmax", 0, "workers must be"),
     "half": ("absmax", 1.5, "workers must be"),
 }
@@ -90,5 +116,6 @@ BAD = {
 
 @pytest.mark.parametrize(("config", "workers", "said"), BAD.values(), ids=BAD)
 def test_bad_input(tiny_llama: Path, config: Any, workers: Any, said: str) -> None:
+    # Nothing is read before: there is no such model.
     with pytest.raises(ConfigError, match=said):
-        qt.plan(tiny_llama, config, workers=workers, device="cpu")
+        qt.plan(tiny_llama / "none", config, workers=workers, device="cpu")

@@ -159,3 +159,12 @@ def test_a_file_that_stands_there_is_replaced_whole(tmp_path: Path, write: Any) 
 def test_it_is_told_in_one_sentence_first(limit: int | None, said: str) -> None:
     found = replace(COMPARISON, memory_limit=limit).headline()
     assert found.startswith(said) and found.endswith(" 1 failed: the remark says why.")
+
+
+def test_of_one_form_it_is_told_how_often_it_agrees() -> None:
+    measured = quality(0.1, same_top_p=0.75, same_top_p_se=0.01)
+    alone = replace(COMPARISON, results=(RESULTS[1], replace(RESULTS[2], quality=measured)))
+    assert alone.headline() == (
+        "middle has the likeliest token of full precision in 75.0 ± 1.0 % of places: "
+        "KL divergence 0.1000 ± 0.0010 nats, 800 bytes of weight files."
+    )

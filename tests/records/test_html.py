@@ -136,9 +136,10 @@ def test_what_failed_stands_out() -> None:
 
 def test_what_failed_and_what_was_not_checked_are_named_where_they_are_counted() -> None:
     checks = (Check("no code", False, "it has some"), Check("licence", None, "", "none is named"))
-    said = "✖ 1 of 2 checks of small FAILED: no code. 1 more could not be made: licence."
-    said = f"{said} It cannot be published until they pass."
+    said = "✖ 1 of 2 checks of small FAILED: no code; not made: licence. It cannot be published until they pass."
     assert Verification("small", checks).headline() == said
+    assert Verification("small", checks[1:]).headline() == "small: 0 of 1 checks passed; not made: licence."
+    assert Verification("small", (Check("no code", True, ""),)).headline() == "small: all 1 checks passed."
 
 
 def test_a_record_with_a_sentence_folds_the_rest() -> None:

@@ -169,6 +169,15 @@ def test_a_report_says_first_what_was_won_and_what_to_do_next() -> None:
     assert "; not saved. " in REPORT.headline()
 
 
+def test_who_takes_a_report_for_the_model_is_told_where_that_is() -> None:
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'generate': it tells .*`--into q` keeps .*qt\.load\('small'\)"
+    ):
+        replace(REPORT, path="small").generate("a")
+    with pytest.raises(AttributeError, match=r"no attribute 'memry'$"):
+        _ = REPORT.memry
+
+
 def test_a_plan_says_first_whether_it_fits() -> None:
     sizes = "2.0 MB to 600.0 kB in memory, 3.33 times smaller, 14 of 15 modules"
     machine = Machine("My t4", 3_000_000, (), has_bfloat16=True, cache_disk=1, output_disk=1)

@@ -132,11 +132,12 @@ def keep_exact(model: "PreTrainedModel") -> None:
     """Let layers of any shape run on a CPU, and 4-bit ones be saved exactly afterwards, also while others run them."""
     bnb = optional("bitsandbytes", "a 4-bit model")
     from qtoolkit.formats.bitsandbytes.linear4bit import Linear4bit
-    from qtoolkit.formats.bitsandbytes.linear8bit import Linear8bitLt
+    from qtoolkit.formats.bitsandbytes.linear8bit import Linear8bitLt, mute_products
 
     for module in model.modules():
         if type(module) is bnb.nn.Linear8bitLt:
             module.__class__ = Linear8bitLt
+            mute_products()
         if type(module) is bnb.nn.Linear4bit:
             module.__class__ = Linear4bit
             # A layer that is not packed is expanded for each product, as on other processors.

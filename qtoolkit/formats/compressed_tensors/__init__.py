@@ -91,7 +91,7 @@ class CompressedTensorsFormat(GroupedFormat):
             bits=bits,
             group_size=config.group_size,
             symmetric=config.sym,
-            scale_dtype=_scale_dtype(dtype),
+            scale_dtype=self.scale_dtype_of(dtype),
         )
 
     def byte_tensors_of(
@@ -105,7 +105,7 @@ class CompressedTensorsFormat(GroupedFormat):
             in_features,
             kind=grid.kind,
             block=grid.block,
-            scale_dtype=_scale_dtype(dtype),
+            scale_dtype=self.scale_dtype_of(dtype),
         )
 
     def codes_of(self, config: Any, tensors: Mapping[str, "torch.Tensor"]) -> "Codes":
@@ -235,13 +235,6 @@ class CompressedTensorsFormat(GroupedFormat):
         from qtoolkit.formats.compressed_tensors.loader import register
 
         register()
-
-
-def _scale_dtype(dtype: "torch.dtype") -> "torch.dtype":
-    """Return the type of the scales of a weight of this type."""
-    import torch
-
-    return torch.float32 if dtype == torch.float64 else dtype
 
 
 FORMAT = CompressedTensorsFormat()

@@ -100,8 +100,6 @@ class MLXFormat(GroupedFormat):
         self, config: Any, out_features: int, in_features: int, *, bits: int, dtype: "torch.dtype"
     ) -> "AffineTensors":
         """See `GroupedFormat`: scales have the model's type; of a float64 model float32."""
-        import torch
-
         from qtoolkit.formats.mlx.tensors import AffineTensors
 
         return AffineTensors(
@@ -109,7 +107,7 @@ class MLXFormat(GroupedFormat):
             in_features,
             bits=bits,
             group_size=config.group_size,
-            scale_dtype=torch.float32 if dtype == torch.float64 else dtype,
+            scale_dtype=self.scale_dtype_of(dtype),
             symmetric=config.sym,
         )
 

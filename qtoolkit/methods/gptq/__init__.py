@@ -229,9 +229,9 @@ class GPTQMethod(Method):
         """See `Method`."""
         return True
 
-    def refuse_workers(self, config: GPTQ) -> None:
+    def refuse_workers(self, config: GPTQ, *, option: str = "executor") -> None:
         """See `Method`: one whose samples are in one shard, or whom another engine makes."""
-        refuse_unshared(config, engine=config.engine)
+        refuse_unshared(config, engine=config.engine, option=option)
 
     def resolve(self, config: GPTQ, dtype: str, device: str) -> MethodConfig:
         """See `Method`: refuse a calibration text that cannot be used, and say how many rounds of refining are meant.

@@ -11,6 +11,7 @@ from qtoolkit.measure.malloc import give_memory_back
 from qtoolkit.methods.gptq import GPTQ, METHOD, optimum
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.embeddings import quantize_embedding
+from qtoolkit.methods.gptq.hidden_states import where_states_wait
 from qtoolkit.methods.gptq.layer_groups import GPTQBlocks, storing
 from qtoolkit.methods.gptq.notes import note_on_few, note_on_unseen
 from qtoolkit.methods.method import Outcome
@@ -88,7 +89,8 @@ def quantize(
             workers=workers or ThisProcess(checkpoint),
         )
     else:
-        blocks = quantize_blocks(streamed, layers, tokens, method, begun.journal, on_progress, weights)
+        states = where_states_wait(plan)
+        blocks = quantize_blocks(streamed, layers, tokens, method, begun.journal, on_progress, weights, states=states)
     notes.extend(begun.journal.notes)
     give_memory_back()
     loaded = _load(checkpoint, streamed, config, plan, blocks)

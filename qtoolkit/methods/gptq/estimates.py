@@ -8,6 +8,7 @@ import torch
 
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrated_job import LOSS_ROWS, PERPLEXITY_TOKENS
+from qtoolkit.methods.gptq.hidden_states import states_term, stay_on_gpu
 from qtoolkit.methods.gptq.refining import BLOCK
 from qtoolkit.records import LayerPlan, PhasePlan, Term
 from qtoolkit.stream.cost import JobShape, loading_phase, on_device, weights_by_block, writing_phase
@@ -45,7 +46,8 @@ def gptq_phases(job: JobShape, config: GPTQ, *, solves: bool = True) -> tuple[Ph
     dtype = calibration_dtype(job.device, job.dtype)
     # Blocks are read in the type that they compute in.
     wider = dtype.itemsize / job.dtype.itemsize
-    job = replace(job, base=(*job.base, _TEXT, *_resident_terms(job, config)), expanded=0)
+    text = (_TEXT,) if job.reads_text else ()
+    job = replace(job, base=(*job.base, *text, *_resident_terms(job, config)), expanded=0)
     written = [writing_phase(job, config.num_samples, seq_len, wider)] if is_self(config.calibration) else []
     inner = tuple(layer for layer in job.layers if layer.name.startswith(f"{job.blocks}."))
     samples, embedded, running = _sample_terms(job, inner, config, seq_len, dtype.itemsize)
@@ -58,8 +60,12 @@ def gptq_phases(job: JobShape, config: GPTQ, *, solves: bool = True) -> tuple[Ph
     solver_bytes = _solver_bytes(inner, corrected=config.qep_alpha > 0)
     solver = Term("Hessian and solver", solver_bytes, "the largest layers that share inputs, float32")
     solving = (solver,) if solves else ()
+    others = block.size + running.size + solver.size
+    on_gpu = solves and stay_on_gpu(job, config, samples.size, others)
+    samples = states_term(job, samples.size, samples.source, on_gpu=on_gpu)
+    in_memory = () if on_gpu else (samples,)
     calibrating = replace(
-        on_device(job, "calibrate", (first, samples, embedded), (samples,)),
+        on_device(job, "calibrate", (first, samples, embedded), in_memory),
         bytes_moved=outside,
         seconds=job.time(moved=outside, touched=outside + samples.size),
     )
@@ -76,7 +82,7 @@ def gptq_phases(job: JobShape, config: GPTQ, *, solves: bool = True) -> tuple[Ph
     groups = _group_bytes(job, inner) if solves else 0
     moved = job.read_bytes + done
     quantizing = replace(
-        on_device(job, "quantize" if solves else "calibrate", (samples, block, running, *solving), (samples,)),
+        on_device(job, "quantize" if solves else "calibrate", (samples, block, running, *solving), in_memory),
         # The journal also stores text that the model wrote, as int64.
         disk=done + groups + (8 * config.num_samples * seq_len if written else 0),
         bytes_moved=moved,

@@ -1,6 +1,7 @@
 """Solve the codes of a file that other programs run: GPTQ on the block types that its planner has chosen."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtoolkit.formats import FilePlanner
@@ -9,12 +10,14 @@ from qtoolkit.methods.calibrated_file import CalibratedFile
 from qtoolkit.methods.gptq import GPTQ
 from qtoolkit.methods.gptq.calibrating import begin, report_of
 from qtoolkit.methods.gptq.estimates import gptq_phases
+from qtoolkit.methods.gptq.hidden_states import where_states_wait
 from qtoolkit.methods.gptq.notes import note_on_few, note_on_few_tokens, note_on_unseen, notes_on_experts
 from qtoolkit.methods.gptq.solved_blocks import SolvedBlocks, blocks_alone
 from qtoolkit.methods.method import Outcome
 from qtoolkit.records import LayerPlan, OnProgress, PhasePlan, Plan
 from qtoolkit.stream.blocks import StreamedModel
 from qtoolkit.stream.run import quantize_blocks
+from qtoolkit.stream.sharded_run import ThisProcess, quantize_in_shards
 from qtoolkit.tensor.block_types import BLOCK_TYPES
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from qtoolkit.models.checkpoint import Checkpoint
     from qtoolkit.stream.cost import JobShape
     from qtoolkit.stream.journal import JournalLocation
+    from qtoolkit.stream.shards import Workers
     from qtoolkit.tensor.hessian import Hessian
 
 
@@ -66,8 +70,9 @@ class SolvedFile(CalibratedFile):
         plan: Plan,
         on_progress: OnProgress,
         location: "JournalLocation | None",
+        workers: "Workers | None" = None,
     ) -> Outcome:
-        """Solve the codes of all layers in blocks; see `Method.quantize`, whose result this is."""
+        """Solve the codes of all layers in blocks, on workers if there are some; see `Method.quantize`."""
         solving = self._solving
         types = self.grids(layer.name for layer in plan.layers)
         begun = begin(
@@ -82,8 +87,25 @@ class SolvedFile(CalibratedFile):
         )
         streamed = StreamedModel(checkpoint, device=plan.device, dtype=begun.dtype)
         layers = streamed.names_by_block([*types])
-        method = SolvedBlocks(solving, types, plan.device)
-        blocks = quantize_blocks(streamed, layers, begun.text.tokens, method, begun.journal, on_progress, {})
+        tokens = begun.text.tokens
+        if solving.shards > 1:
+            # Without its text, which workers do not read.
+            method = SolvedBlocks(replace(solving, calibration=GPTQ.calibration), types, plan.device)
+            blocks = quantize_in_shards(
+                streamed,
+                layers,
+                tokens,
+                method,
+                begun.journal,
+                on_progress,
+                {},
+                num_shards=min(solving.shards, len(tokens)),
+                workers=workers or ThisProcess(checkpoint),
+            )
+        else:
+            method = SolvedBlocks(solving, types, plan.device)
+            states, journal = where_states_wait(plan), begun.journal
+            blocks = quantize_blocks(streamed, layers, tokens, method, journal, on_progress, {}, states=states)
         give_memory_back()
         report = report_of(begun, blocks, damp_percent=solving.damp_percent, perplexity=None)
         solved = {key.rpartition(".")[0]: tensor for block in blocks for key, tensor in block.tensors.items()}

@@ -14,6 +14,8 @@ from qtoolkit.notebook.offered_words import TEXT_FILES
 from qtoolkit.notebook.options import is_list, is_switch, option_hints, read_option
 from qtoolkit.notebook.panels.field import Field, choice_field, switch_field, text_field
 from qtoolkit.notebook.panels.fold import Fold
+from qtoolkit.notebook.panels.option_labels import label_of
+from qtoolkit.notebook.panels.panel_words import in_words_of_panel
 from qtoolkit.notebook.panels.path_field import path_field
 from qtoolkit.notebook.progress_bar import close_widget
 from qtoolkit.units import format_items
@@ -40,7 +42,10 @@ class ConfigForm:
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
-        methods = [(f"{name}: {get_method(name).summary}", name) for name in available_methods()]
+        # A menu cuts off what is long: the rest stands beside it.
+        methods = [
+            (f"{name}: {re.split('[;(]', get_method(name).summary)[0].strip()}", name) for name in available_methods()
+        ]
         self.method = choice_field("Method", methods, DEFAULT_METHOD)
         self.method.on_change(self._change_method)
         self.box = VBox()
@@ -54,6 +59,7 @@ class ConfigForm:
         self._on_change()
 
     def _make_options(self) -> None:
+        self.method.set_hint(get_method(self.method.value).summary)
         config_class = get_method(self.method.value).config_class
         hints = option_hints(config_class)
         previous = self.options
@@ -73,6 +79,11 @@ class ConfigForm:
         for field in previous.values():
             close_widget(field.box)
         close_widget(fold.box)
+
+    @property
+    def wrong(self) -> str:
+        """Return the label of the first option that is wrong; empty if none is."""
+        return next((str(field.control.description) for field in self.options.values() if field.problem), "")
 
     def _is_rare(self, name: str) -> bool:
         return name in _RARE or (len(self.options) > _FEW and name not in _FIRST)
@@ -108,7 +119,7 @@ class ConfigForm:
                 errors[name] = str(error)
                 del values[name]
         for name, field in self.options.items():
-            field.set_problem(errors.get(name, ""))
+            field.set_problem(in_words_of_panel(errors.get(name, ""), self.options, names_options=True))
         if any(self._is_rare(name) for name in errors):
             self.advanced.turn(open_=True)
         return None if errors else config
@@ -116,14 +127,17 @@ class ConfigForm:
 
 def _field_of(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> Field:
     """Make the field of an option: a box to tick, a menu of choices, or text."""
-    help_text = f"{metadata['help']}, in {metadata['unit']}" if metadata["unit"] else metadata["help"]
+    told, unit = metadata["help"], metadata["unit"]
+    # "samples of the text" are counted in samples.
+    counted = f", in {unit}" if unit and unit not in told else ""
+    label, help_text = label_of(name), f"{told}{counted} [{name}]"
     if is_switch(hint):
-        return switch_field(name, default, hint=help_text)
+        return switch_field(label, default, hint=help_text)
     if metadata["choices"]:
-        return choice_field(name, [(str(choice), choice) for choice in metadata["choices"]], default, hint=help_text)
+        return choice_field(label, [(str(choice), choice) for choice in metadata["choices"]], default, hint=help_text)
     if name == "calibration":
-        return path_field(name, _as_text(default), hint=help_text, suffixes=TEXT_FILES)
-    return text_field(name, _as_text(default), hint=help_text, placeholder="None" if default is None else "")
+        return path_field(label, _as_text(default), hint=help_text, suffixes=TEXT_FILES)
+    return text_field(label, _as_text(default), hint=help_text, placeholder="None" if default is None else "")
 
 
 def _as_text(value: Any) -> str:

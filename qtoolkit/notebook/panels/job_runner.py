@@ -12,7 +12,7 @@ from qtoolkit.notebook.magic_errors import forget_variables
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ButtonField, ErrorFields, Field, field_of_error
 from qtoolkit.notebook.panels.memory_chart import JobMemory
-from qtoolkit.notebook.panels.panel_words import panel_line
+from qtoolkit.notebook.panels.panel_words import headline_of_panel, panel_line
 from qtoolkit.notebook.panels.progress_view import CANCELLING, PanelProgress, ProgressView
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.stop_button import StopButton
@@ -73,6 +73,10 @@ class JobRunner:
         self._results = results
         keywords: ErrorFields = {shown.keyword: shown for shown in fields if shown.keyword}
         self._error_fields = {**keywords, **(error_fields or {})}
+        # The field that the last refusal points at, which is so until it has another value, and where that is said.
+        self._refused: tuple[Field, ProgressView] | None = None
+        for shown in dict.fromkeys(self._error_fields.values()):
+            shown.on_change(partial(self._forget_refusal, shown))
         self._stop_button = StopButton(worker.cancelled.set)
         self.view = self._shown_in = ProgressView()
         self.actions = {
@@ -100,6 +104,12 @@ class JobRunner:
 
         return start
 
+    def _forget_refusal(self, changed: Field) -> None:
+        """Take a refusal off the page whose field has got another value."""
+        if self._refused is not None and self._refused[0] is changed:
+            self._refused[1].show_status("")
+            self._refused = None
+
     def _cancel(self) -> None:
         if self._worker.running:
             self._worker.cancelled.set()
@@ -109,7 +119,7 @@ class JobRunner:
 
     def _run(self, job: Job, view: ProgressView) -> None:
         """Run a job in the worker's thread, and show its result or its error."""
-        self._shown_in = view
+        self._shown_in, self._refused = view, None
         view.show_status(f"{job.title}: starting")
         self._results.forget_error(job.call.verb)
         progress = PanelProgress(job.title, self._worker.cancelled)
@@ -120,7 +130,9 @@ class JobRunner:
             record = job.on_result(view.follow(progress, memory, run, job.draw))
             self._results.add(job.call.verb, str(job.call), record)
             # The report may be a screen further down.
-            view.show_status(f"{job.title}: done in {progress.seconds()}. {record.headline()}".strip())
+            view.show_status(
+                f"{job.title}: done in {progress.seconds()}. {headline_of_panel(record.headline())}".strip()
+            )
         except JobCancelled:
             ended = "; ".join(filter(None, (f"cancelled {progress.end()}", _WHOLE, job.kept())))
             view.show_status(f"{job.title}: {ended}")
@@ -140,5 +152,6 @@ class JobRunner:
             line = f"stopped {progress.end()}: why stands below the panel"
         elif shown:
             shown.set_problem(line)
+            self._refused = (shown, view)
             line = f"not started: “{shown.control.description}” is marked above"
         view.show_status(f"{job.title}: {line}", failed=True)

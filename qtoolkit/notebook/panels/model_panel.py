@@ -102,7 +102,9 @@ def _head(found: FoundModels | tuple[ModelAtHand, ...]) -> str:
     if not isinstance(found, FoundModels):
         here = sum(bool(model.changed) for model in found)
         return f"{here} on this machine, {len(found) - here} to download: choose one"
-    return f"{len(found.models)} found: choose one" if found.models else "nothing found: another name, or org/name"
+    if not found.models:
+        return "nothing found: another name, or org/name"
+    return f"{len(found.models)} found" + ": choose one" * (len(found.models) > 1)
 
 
 def _line(model: FoundModel | ModelAtHand, room: int) -> str:

@@ -25,7 +25,7 @@ from qtoolkit.notebook.progress_bar import WIDGET_VIEW, close_widget
 
 STYLE = Path(__file__).with_name("panel.css")
 _TEXT = "The panel of qtoolkit is there while its kernel runs: run this cell to open it."
-_GONE = "The kernel of this panel has ended: this is a picture of its last state. Run the cell again to open it anew."
+_GONE = "The kernel of this panel has ended: this is its last state. What was saved stays; run the cell again to go on."
 
 
 class Panel:
@@ -62,7 +62,7 @@ class Panel:
         self.plan = PlanPanel(self.choice, methods, pause=pause) if methods and "plan" in shown else None
         self.quantize = QuantizePanel(*shared, methods, shown) if methods and "quantize" in shown else None
         self.compare = ComparePanel(*shared) if "compare" in shown else None
-        self.convert = ConvertPanel(*shared) if "convert" in shown else None
+        self.convert = ConvertPanel(*shared, shown) if "convert" in shown else None
         self.publish = PublishPanel(*shared) if "publish" in shown else None
         style = HTML(f"<style>{STYLE.read_text(encoding='utf-8')}</style>", layout=Layout(display="none"))
         boxes = [getattr(self, name).box for name in shown]

@@ -50,6 +50,13 @@ def in_words_of_panel(message: str, fields: Mapping[str, Field], *, names_option
     return _label(fields[first[0]]) + said[first.end() :] if first and first[0] in fields and names_options else said
 
 
+def headline_of_panel(headline: str) -> str:
+    """Return a record's first sentence with the panels that go on in place of magics."""
+    for others, name in (("%qeval or qt.evaluate", "Compare"), ("%qverify or qt.verify", "Publish")):
+        headline = headline.replace(f": {others} does it", f": the panel {name} does it")
+    return headline
+
+
 def _label(field: Field) -> str:
     """Return the label of a field, between marks where it is more than a word."""
     label: str = field.control.description

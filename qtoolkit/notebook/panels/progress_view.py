@@ -124,7 +124,8 @@ class ProgressView:
 
 def _rough_state(event: ProgressEvent) -> str:
     """Write how far a phase is, in steps of 10 %: a screen reader reads each new text aloud."""
-    return f"{event.phase}, {10 * int(10 * fraction(event))} %" if event.total else event.phase
+    tens = 10 * int(10 * fraction(event))
+    return f"{event.phase}, {tens} %{' or more' * bool(tens)}" if event.total else event.phase
 
 
 def _bar(event: ProgressEvent, line: str) -> str:

@@ -28,6 +28,8 @@ _NOT_LOGGED_IN = (
     "No token for the Hub is here, and publishing needs one that may write: in a cell, run "
     "huggingface_hub.notebook_login(), or on Colab add the secret HF_TOKEN. Verify needs none."
 )
+_FAILED = "Checks of this folder failed: mend what they name, and press Verify again."
+_LOGGED_OUT_HINT = "Publish needs a token: see above."
 _MARKS = {True: "✔", False: "✖", None: "?"}
 
 
@@ -89,18 +91,19 @@ class PublishPanel:
             field.on_change(self._show_call)
         self._show_call()
         self.refresh()
-        self.folder.on_change(lambda: self._draw_publish(main=True))
+        self.folder.on_change(lambda: self._allow_publish(allowed=True))
         choice.observe(lambda change: setattr(self.folder, "value", change["new"]), names="folder")
 
     def refresh(self) -> None:
         """Tell whether a token is here by now: called too when the panel is turned to."""
-        said = _LOGGED_IN if has_token() else _NOT_LOGGED_IN
+        self._has_token = has_token()
+        self._allow_publish(allowed=not self.runner.actions["Publish"].control.disabled)
+        said = _LOGGED_IN if self._has_token else _NOT_LOGGED_IN
         self.login.value = f'<div class="qtk-text">{escape(said)}</div>'
 
     def _show_call(self) -> None:
         if self.folder.value and self.repo_id.value:
-            verify = VerbCall("verify", (self.folder.value,))
-            calls = (verify, self._call(dry_run=True), self._call(dry_run=False))
+            calls = (self._verify_call(), self._call(dry_run=True), self._call(dry_run=False))
             self.call.value = "".join(map(call_html, calls))
         else:
             self.call.value = call_html(None, "It needs a folder and a repository.")
@@ -121,7 +124,10 @@ class PublishPanel:
 
     def _verify(self) -> Job:
         folder = self.folder.needed("a folder with a saved model")
-        return self._job(f"verification of {folder}", VerbCall("verify", (folder,)), self._show_verdict)
+        return self._job(f"verification of {folder}", self._verify_call(), self._show_verdict)
+
+    def _verify_call(self) -> VerbCall:
+        return VerbCall("verify", (self.folder.value,), given_options([self.license]))
 
     def _publish(self, *, dry_run: bool) -> Job:
         from qtoolkit.publishing import check_repo_id
@@ -146,12 +152,15 @@ class PublishPanel:
         return Job(call, title, on_result, draw=draw, hidden={"on_check": checks.append})
 
     def _show_verdict(self, verification: Verification) -> Verification:
-        """Draw Publish as the button to press next, unless checks of this folder have failed."""
-        self._draw_publish(main=verification.passed)
+        """Let Publish be pressed, unless checks of this folder have failed."""
+        self._allow_publish(allowed=verification.passed)
         return verification
 
-    def _draw_publish(self, *, main: bool) -> None:
-        self.runner.actions["Publish"].control.button_style = "primary" if main else ""
+    def _allow_publish(self, *, allowed: bool) -> None:
+        publish = self.runner.actions["Publish"]
+        publish.control.disabled = not allowed
+        publish.control.button_style = "primary" if allowed and self._has_token else ""
+        publish.set_hint(_FAILED if not allowed else "" if self._has_token else _LOGGED_OUT_HINT)
 
     def _show_card(self, publication: Publication) -> Publication:
         self.card.value = card_html(publication)
@@ -159,12 +168,12 @@ class PublishPanel:
 
 
 def checks_html(checks: Sequence[Check]) -> str:
-    """Draw checks as a list, each with a mark, its state in words, and what was seen; what failed stands first."""
+    """Draw checks as a list, each with a mark, its state in words, and what was seen; passed ones stand last."""
     failed = [check for check in checks if check.passed is False]
-    items = "".join(map(_check_html, [*failed, *(check for check in checks if check.passed is not False)]))
-    made = sum(check.passed is not None for check in checks)
-    left = f", {len(checks) - made} more could not be made" if made < len(checks) else ""
-    counted = f"{len(failed)} of {format_items(made, 'check')} FAILED{left}"
+    unmade = [check for check in checks if check.passed is None]
+    items = "".join(map(_check_html, [*failed, *unmade, *(check for check in checks if check.passed)]))
+    left = f", {len(unmade)} could not be made" if unmade else ""
+    counted = f"{len(failed)} of {format_items(len(checks), 'check')} FAILED{left}"
     head = f'<div class="qtk-text qtk-failed">✖ {counted}</div>' if failed else ""
     return f'{head}<ul aria-label="checks" class="qtk-text qtk-list">{items}</ul>'
 

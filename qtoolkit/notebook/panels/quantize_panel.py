@@ -12,6 +12,7 @@ from ipywidgets import HTML, Layout, VBox
 
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import absolute, current_folder
+from qtoolkit.formats import GroupedFormat, LayersFormat, get_format
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
@@ -22,7 +23,7 @@ from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_call import SharedCall, given_workers, workers_field
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.try_it import Made, TryIt
-from qtoolkit.notebook.panels.verb_call import call_html
+from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.notebook.panels.zip_it import ZipIt
 from qtoolkit.partial import partial_of
 from qtoolkit.records import QuantizationReport
@@ -45,6 +46,7 @@ class QuantizePanel:
         runner: start and cancel, and the progress.
         saved: HTML that tells what was made, and where it is.
         try_it, next_steps, zip_it: what to do with it.
+        repair: HTML with the call that computes an adapter for it, which takes long, and belongs into a cell.
         afterwards, of_saved: boxes with all of these, hidden until something was made, and with what needs a folder.
     """
 
@@ -65,7 +67,6 @@ class QuantizePanel:
             "for_": self.for_,
             "device": methods.device,
             "Workers": self.workers,
-            "executor": self.workers,
         }
         # One widget in two panels: the page draws it twice, and it is the same everywhere.
         boxes = [self.model.box, methods.box]
@@ -77,10 +78,9 @@ class QuantizePanel:
         self.try_it = TryIt(self.runner)
         self.saved = HTML()
         self.next_steps = NextSteps(choice, shown)
-        self.zip_it = ZipIt(choice, self.runner)
-        self.of_saved = VBox(
-            [self.next_steps.box, self.next_steps.repair, self.zip_it.button.box, self.zip_it.view.box]
-        )
+        self.repair = HTML()
+        self.zip_it = ZipIt(self.runner)
+        self.of_saved = VBox([self.next_steps.box, self.repair, self.zip_it.button.box, self.zip_it.view.box])
         # Shown by one message: a job's end sends the page enough as it is.
         self.afterwards = VBox([self.saved, self.try_it.box, self.of_saved], layout=Layout(display="none"))
         below = [self.call, self.runner.box, self.afterwards]
@@ -99,8 +99,9 @@ class QuantizePanel:
         self._show_call()
 
     def _show_call(self) -> None:
-        ready = self._choice.model and self._choice.config
-        self.call.value = call_html(self._call() if ready else None, "It needs a model, and a method without mistakes.")
+        wrong = self.methods.form.wrong
+        missing = f"“{wrong}” is wrong: it says why beside itself." if wrong else "It needs a model."
+        self.call.value = call_html(self._call() if self._choice.model and not wrong else None, missing)
 
     def _call(self) -> SharedCall:
         options = {**given_options(self._fields), **self._choice.device_option()}
@@ -126,16 +127,22 @@ class QuantizePanel:
         title = f"{self._choice.config.method} of {self._choice.model}"
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
         # With the variable's name of now: the field may change while the job runs.
-        keep = partial(self._keep, self._choice.model, self._choice.device, into)
+        keep = partial(self._keep, self._choice.model, self._choice.device, into, self._choice.config.format)
         return Job(self._call(), title, keep, predicted, kept=partial(_kept, self.output.value))
 
-    def _keep(self, model: str, device: str, into: str, result: Any) -> QuantizationReport:
+    def _keep(self, model: str, device: str, into: str, format_: str, result: Any) -> QuantizationReport:
         """Assign the model to the variable, if one is named, and return the report, which holds no weight."""
+        # Codes that are stored otherwise, no other format takes over.
+        takes_over = isinstance(get_format(format_), GroupedFormat | LayersFormat)
         if into:
             get_ipython().push({into: result})
         folder = _short(result.path) if result.path else ""
         if folder:
-            self._choice.folder = folder
+            self.next_steps.take(folder, without=() if takes_over else ("convert",))
+            self.zip_it.take(folder)
+            told = "An adapter gives it back some of what it lost (run this in a cell):"
+            call = call_html(VerbCall("repair", (folder, model, f"{folder}-repair")))
+            self.repair.value = f'<div class="qtk-text">{told}</div>{call}'
         report: QuantizationReport = result.report
         # The status tells of the next job soon.
         places = [f"saved to {folder}"] * bool(folder) + [f"kept as {into}"] * bool(into)

@@ -59,7 +59,7 @@ class Results:
 
     def _bundle(self) -> dict[str, str]:
         if not self._shown:
-            text = "What a job gives will stand here, and stays in the notebook when the panel is gone with its kernel."
+            text = "The results of jobs appear here. They stay in the notebook when the kernel has ended."
             return {"text/plain": text, "text/html": f'<div style="opacity:.8">{text}</div>'}
         plain = "\n\n".join(f"{call}\n{record}" for call, record in self._shown.values())
         return {"text/plain": plain, "text/html": "".join(_html(call, record) for call, record in self._shown.values())}

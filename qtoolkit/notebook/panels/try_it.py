@@ -15,7 +15,9 @@ from qtoolkit.notebook.panels.progress_view import ProgressView
 from qtoolkit.notebook.panels.verb_call import call_html
 from qtoolkit.records import Answers
 
-_PROMPT = "The capital of France is"
+# Even a small model goes on with it sensibly for a sentence.
+_PROMPT = "The sun rises in the"
+_HINT = "a text that both go on with, by 40 tokens at most; small models soon repeat themselves, the original too"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class TryIt:
 
     def __init__(self, runner: JobRunner) -> None:
         self._made: Made | None = None
-        self.prompt = text_field("Try it", _PROMPT, hint="a text that both models continue by a few words")
+        self.prompt = text_field("Try it", _PROMPT, hint=_HINT)
         self.view = ProgressView()
         self.button = runner.further_button("Try it", self._job, self.view)
         self.answers = HTML(layout=Layout(max_width="100%"))
@@ -110,7 +112,8 @@ class TryIt:
 
 
 def answers_html(answers: Answers) -> str:
-    """Draw two answers side by side, or below each other in a narrow cell."""
+    """Draw two answers side by side, or below each other in a narrow cell, each behind the text that it continues."""
     parts = (("original, before", answers.before), ("quantized, after", answers.after))
-    columns = "".join(f"<div><b>{name}</b><div>{escape(text)}</div></div>" for name, text in parts)
+    prompt = escape(answers.prompt)
+    columns = "".join(f"<div><b>{name}</b><div><i>{prompt}</i>{escape(text)}</div></div>" for name, text in parts)
     return f'<div class="qtk-text qtk-answers">{columns}</div>'

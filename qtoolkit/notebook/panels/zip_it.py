@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
-from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.progress_view import ProgressView
 from qtoolkit.records import Archive
 
@@ -37,18 +36,20 @@ class ZipIt:
     """A button that zips what was saved last.
 
     Args:
-        choice: has the folder that was saved last.
         runner: runs the job.
 
     Attributes:
         button, view: starts it, and tells how far it is.
     """
 
-    def __init__(self, choice: PanelChoice, runner: JobRunner) -> None:
-        self._choice = choice
+    def __init__(self, runner: JobRunner) -> None:
+        self._folder = ""
         self.view = ProgressView()
         self.button = runner.further_button("Zip it for download", self._job, self.view)
 
+    def take(self, folder: str) -> None:
+        """Let it zip a folder that was just saved."""
+        self._folder = folder
+
     def _job(self) -> Job:
-        folder = self._choice.folder
-        return Job(ZipCall(folder), f"zip file of {folder}", lambda archive: archive)
+        return Job(ZipCall(self._folder), f"zip file of {self._folder}", lambda archive: archive)

@@ -11,7 +11,8 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qtoolkit.errors import InsufficientMemoryError
+import qtoolkit as qt
+from qtoolkit.errors import InsufficientMemoryError, UnsupportedModelError
 from qtoolkit.jobs import answering
 from qtoolkit.notebook.panels import Panel
 from qtoolkit.records import Answers, Archive
@@ -22,9 +23,9 @@ Open = Callable[..., Panel]
 PROMPT = "the cat sat"
 
 
-def quantized(panel: Panel, *, output: str = "output/small", into: str = "") -> Panel:
+def quantized(panel: Panel, *, method: str = "absmax", output: str = "output/small", into: str = "") -> Panel:
     """Press Quantize, and wait."""
-    panel.quantize.methods.form.method.value = "absmax"
+    panel.quantize.methods.form.method.value = method
     panel.quantize.output.value, panel.quantize.into.value = output, into
     panel.quantize.runner.actions["Quantize"].press()
     panel.worker.wait(120)
@@ -60,7 +61,10 @@ def test_both_models_answer_as_transformers_lets_them(open_panel: Open, tiny_lla
     assert isinstance(answers, Answers), answers
     assert (answers.before, answers.after) == (answer(tiny_llama), answer(Path("output/small")))
     # Where they were asked for, as text, with the report's first sentence in place of a report out of sight.
-    assert f"<b>quantized, after</b><div>{escape(answers.after)}</div>" in panel.quantize.try_it.answers.value
+    assert (
+        f"<b>quantized, after</b><div><i>{PROMPT}</i>{escape(answers.after)}</div>"
+        in panel.quantize.try_it.answers.value
+    )
     assert answers.headline() in told(panel.quantize)
     # The status tells of the answers now.
     assert re.search("times smaller, saved to output/small<", panel.quantize.saved.value)
@@ -105,17 +109,29 @@ def test_a_step_turns_to_its_panel_with_the_folder(open_panel: Open, tiny_llama:
     panel = quantized(open_panel(tiny_llama))
     tabs = panel.box.children[2]
     steps = panel.quantize.next_steps
-    assert "qt.repair(" in unescape(steps.repair.value)
+    assert "qt.repair(" in unescape(panel.quantize.repair.value)
     assert panel.quantize.of_saved.layout.display is None and list(steps.buttons) == ["compare", "publish", "convert"]
     for name, button in steps.buttons.items():
         button.press()
         assert tabs.children[tabs.selected_index] is getattr(panel, name).box
     assert panel.compare.forms.value == ("full precision", "output/small")
     assert panel.convert.source.value == panel.publish.folder.value == "output/small"
+    # Another panel has saved something since: the steps are those of what stands above them.
+    panel.choice.folder = "output/converted"
+    steps.buttons["publish"].press()
+    assert panel.publish.folder.value == panel.choice.folder == "output/small"
     # Whoever chose other forms keeps them.
     panel.compare.forms.value = ("nf4",)
     steps.buttons["compare"].press()
     assert panel.compare.forms.value == ("nf4",)
+
+
+def test_a_step_that_would_be_refused_is_not_offered(open_panel: Open, tiny_llama: Path) -> None:
+    steps = quantized(open_panel(tiny_llama), method="int8").quantize.next_steps
+    seen = {name for name, button in steps.buttons.items() if button.box.layout.display != "none"}
+    assert seen == {"compare", "publish"}
+    with pytest.raises(UnsupportedModelError, match="whose codes no other format holds"):
+        qt.convert("output/small", "gptq", "output/other")
 
 
 def test_a_panel_alone_names_no_panel_that_is_not_there(open_panel: Open, tiny_llama: Path) -> None:

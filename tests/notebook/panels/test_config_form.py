@@ -1,14 +1,16 @@
 """Fields made from a config: every option has one, each says what is wrong with it, and none is silently changed."""
 
 from dataclasses import fields
+from html import escape
 from typing import Any
 
 import pytest
 
 import qtoolkit as qt
-from qtoolkit.methods import available_methods, config_class
+from qtoolkit.methods import available_methods, config_class, get_method
 from qtoolkit.notebook.options import tables
 from qtoolkit.notebook.panels.config_form import ConfigForm
+from qtoolkit.notebook.panels.option_labels import _LABELS, label_of
 
 
 @pytest.fixture
@@ -22,12 +24,22 @@ def test_every_option_has_a_field_and_as_they_open_they_are_the_default(form: Co
     known = config_class(method)
     assert set(form.options) == {field.name for field in fields(known)} - set(tables(known))
     assert form.config == known()
+    assert escape(get_method(method).summary) in form.method._beside.value
     # Read again from what the fields hold.
     assert form._read() == known()
     for field in fields(known):
         if field.name in form.options:
-            assert form.options[field.name].control.description == field.name
-            assert field.metadata["help"] in form.options[field.name]._beside.value.replace("&#x27;", "'")
+            assert form.options[field.name].control.description == label_of(field.name)
+            hint = form.options[field.name]._beside.value.replace("&#x27;", "'")
+            assert field.metadata["help"] in hint and f"[{field.name}]" in hint
+
+
+def test_each_option_of_ours_has_a_label_in_plain_words() -> None:
+    methods = [config_class(name) for name in available_methods()]
+    assert set(_LABELS) == {one.name for known in methods for one in fields(known)} - {
+        name for known in methods for name in tables(known)
+    }
+    assert not any("_" in label for label in _LABELS.values())
 
 
 CHANGES: dict[str, tuple[str, dict[str, Any], Any]] = {
@@ -58,8 +70,8 @@ def test_each_field_that_is_wrong_says_so_and_takes_it_back(form: ConfigForm) ->
     form.options["num_samples"].value = "0"
     assert form.config is None
     assert {name: field.problem for name, field in form.options.items() if field.problem} == {
-        "group_size": "GPTQ: group_size must be a whole number, got 'many'",
-        "num_samples": "GPTQ: num_samples must be at least 1, got 0",
+        "group_size": "GPTQ: “Group size” must be a whole number, got 'many'",
+        "num_samples": "GPTQ: Samples must be at least 1, got 0",
     }
     form.options["group_size"].value, form.options["num_samples"].value = "32", "8"
     assert form.config == qt.GPTQ(group_size=32, num_samples=8)
@@ -70,7 +82,7 @@ def test_a_size_that_is_none_is_told_beside_its_own_field(form: ConfigForm) -> N
     form.method.value = "gguf"
     form.options["target_size"].value = "much"
     assert {name: field.problem for name, field in form.options.items() if field.problem} == {
-        "target_size": "GGUF: target_size: 'much' is no size: write it as 8 GB, 500 MB or 1.5 GiB"
+        "target_size": "GGUF: “Size at most”: 'much' is no size: write it as 8 GB, 500 MB or 1.5 GiB"
     }
 
 
@@ -78,7 +90,7 @@ def test_options_that_do_not_go_together_are_told_beside_one_of_them(form: Confi
     form.method.value = "gptq"
     form.options["order"].value, form.options["desc_act"].value = "natural", True
     assert form.config is None
-    assert "leave order='activation'" in form.options["desc_act"].problem
+    assert "leave “Column order” activation" in form.options["desc_act"].problem
 
 
 def test_a_listener_hears_each_change(form: ConfigForm) -> None:
@@ -96,6 +108,7 @@ def test_another_packages_method_has_fields_too(brought_method: str) -> None:
     assert set(form.options) == {"exclude", "include", "rounds", "ratio", "sizes", "model"}
     form.options["sizes"].value, form.options["ratio"].value = "1, 2", "0.5"
     assert (form.config.sizes, form.config.ratio) == ((1, 2), 0.5)  # type: ignore[union-attr]
+    assert form.options["rounds"].control.description == "Rounds"
 
 
 def shown(form: ConfigForm) -> set[str]:

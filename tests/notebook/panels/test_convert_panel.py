@@ -1,9 +1,11 @@
 """The panel Convert: a folder that was quantized becomes one in another format, by the call that it shows."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -12,6 +14,7 @@ import qtoolkit as qt
 from qtoolkit.notebook.panels import Panel
 from qtoolkit.notebook.panels.convert_panel import ConvertPanel
 from qtoolkit.records import Conversion
+from qtoolkit.units import format_bytes
 from tests.notebook.panels.conftest import told
 from tests.sample_models import random_model
 
@@ -62,6 +65,42 @@ def test_a_refusal_and_the_way_out_of_it(
     convert.lossy.value = True
     record = press(convert)
     assert isinstance(record, Conversion) and record.lossy and (tmp_path / "out" / "config.json").is_file()
+    sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in (saved, tmp_path / "out")]
+    assert f"{' to '.join(map(format_bytes, sizes))} on disk; saved to {tmp_path / 'out'}. Not verified yet" in told(
+        convert
+    )
+
+
+def test_the_panels_go_on_with_what_was_written(open_panel: Open, saved: Path, tmp_path: Path) -> None:
+    panel = open_panel()
+    panel.choice.folder = str(saved)
+    panel.box.children[2].selected_index = 4
+    steps = panel.convert.next_steps
+    assert steps.box.layout.display == "none"
+    panel.convert.output.value = str(tmp_path / "out")
+    assert isinstance(press(panel.convert), Conversion)
+    assert steps.box.layout.display is None and list(steps.buttons) == ["compare", "publish"]
+    steps.buttons["publish"].press()
+    assert panel.box.children[2].selected_index == 5 and panel.publish.folder.value == str(tmp_path / "out")
+    # More formats are made of what this one was made of.
+    panel.box.children[2].selected_index = 4
+    assert panel.convert.source.value == str(saved)
+
+
+def test_workers_share_a_conversion_out(open_panel: Open, saved: Path, tmp_path: Path) -> None:
+    convert: ConvertPanel = open_panel(only="convert").convert
+    convert.source.value, convert.output.value = str(saved), str(tmp_path / "out")
+    convert.workers.value = "some"
+    assert press(convert) is None and "Workers must be a number of processes" in convert.workers.problem
+    convert.workers.value = "2"
+    assert "ProcessPoolExecutor(2, get_context('spawn')" in unescape(convert.call.value)
+    executor = ThreadPoolExecutor(1)
+    with patch("qtoolkit.notebook.panels.shared_call.processes", return_value=executor) as opened:
+        record = press(convert)
+    opened.assert_called_once_with("2", "Workers")
+    assert isinstance(record, Conversion) and not convert.workers.problem
+    # They have done it: the executor has started its thread, and was closed with the job.
+    assert executor._threads and executor._shutdown
 
 
 def test_an_empty_field_is_named(open_panel: Open) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from qtoolkit.errors import CheckpointError, ConfigError
 from qtoolkit.notebook.panels.field import ErrorFields, choice_field, switch_field, text_field
-from qtoolkit.notebook.panels.panel_words import panel_line
+from qtoolkit.notebook.panels.panel_words import headline_of_panel, panel_line
 
 FIELDS: ErrorFields = {
     "num_tokens": text_field("Tokens"),
@@ -39,3 +39,10 @@ def test_options_are_called_by_their_labels(before: str, after: str) -> None:
 def test_keys_of_a_file_keep_their_names() -> None:
     message = "num_tokens of a/num_tokens=5 is 0"
     assert panel_line(CheckpointError(message), FIELDS) == message
+
+
+def test_a_sentence_sends_to_panels_and_not_to_magics() -> None:
+    said = "saved to a. Quality is not measured yet: %qeval or qt.evaluate does it."
+    assert headline_of_panel(said) == "saved to a. Quality is not measured yet: the panel Compare does it."
+    said = "saved to a. Not verified yet: %qverify or qt.verify does it."
+    assert headline_of_panel(said) == "saved to a. Not verified yet: the panel Publish does it."

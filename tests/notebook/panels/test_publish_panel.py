@@ -70,10 +70,16 @@ def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path
     assert "✖ no pickles: FAILED" in publish.checks.value
     assert "&lt;b&gt;.pt" in publish.checks.value and "<b>" not in publish.checks.value
     assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")
-    # What is drawn as the next thing to do is not what is refused.
-    assert publish.runner.actions["Publish"].control.button_style == ""
+    # One way of counting, in the sentence and above the list.
+    total = publish.checks.value.count("<li")
+    assert re.search(f"✖ [12] of {total} checks of copy FAILED", told(publish))
+    assert re.search(f"✖ [12] of {total} checks FAILED", publish.checks.value)
+    # What would be refused cannot be pressed, and says why.
+    button = publish.runner.actions["Publish"]
+    assert (button.control.disabled, button.control.button_style) == (True, "")
+    assert "Checks of this folder failed: " in button._beside.value
     publish.folder.value = str(saved)
-    assert publish.runner.actions["Publish"].control.button_style == "primary"
+    assert not button.control.disabled and "Checks of this folder" not in button._beside.value
 
 
 @pytest.mark.slow
@@ -130,8 +136,12 @@ def test_it_says_whether_a_token_is_here(open_panel: Open, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     panel = open_panel()
+    button = panel.publish.runner.actions["Publish"]
     assert "No token for the Hub is here" in panel.publish.login.value
+    # What cannot be done now is not drawn as the next thing to do.
+    assert button.control.button_style == "" and "Publish needs a token: see above." in button._beside.value
     monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
     # Turning to it looks again.
     panel.choice.turned_to = "publish"
+    assert (button.control.button_style, button._beside.value) == ("primary", "")
     assert "A token for the Hub is here" in panel.publish.login.value and WRITE_TOKEN not in panel.publish.login.value
