@@ -52,8 +52,8 @@ SIGNATURES = {
     f"token: str | None = None, {FOR}) -> Recommendation",
     "run_tasks": f"(model: Any, tasks: {PATH} | Sequence[{PATH}], *, limit: int | None = None, "
     "num_fewshot: int | None = None, batch_size: int = 8, tokenizer: Any = None) -> TaskReport",
-    "verify": f"(path: {PATH}, *, base: {PATH} | None = None, {FOR}, on_progress: {PROGRESS}, on_check: {CHECK}) "
-    "-> Verification",
+    "verify": f"(path: {PATH}, *, license: str | None = None, base: {PATH} | None = None, {FOR}, "
+    f"on_progress: {PROGRESS}, on_check: {CHECK}) -> Verification",
     "publish": f"(path: {PATH}, repo_id: str, *, private: bool = True, create_pr: bool = False, dry_run: bool = False, "
     f"token: str | None = None, revision: str = 'main', base: {PATH} | None = None, license: str | None = None, "
     "base_model: str | None = None, base_model_relation: str | None = None, "

@@ -65,14 +65,15 @@ def test_what_fails_is_told_by_name(publish: PublishPanel, saved: Path, tmp_path
     folder = shutil.copytree(saved, tmp_path / "copy")
     (folder / "<b>.pt").write_bytes(b"x")
     publish.folder.value = str(folder)
-    assert not press(publish, "Verify").passed
+    verification = press(publish, "Verify")
+    assert not verification.passed
     assert re.search('✖ [12] of .* FAILED.*</div><ul [^>]*><li class="qtk-failed">✖', publish.checks.value)
     assert "✖ no pickles: FAILED" in publish.checks.value
     assert "&lt;b&gt;.pt" in publish.checks.value and "<b>" not in publish.checks.value
     assert press(publish, "Dry run").startswith("copy is not published, for qt.verify finds")
     # One way of counting, in the sentence and above the list.
     total = publish.checks.value.count("<li")
-    assert re.search(f"✖ [12] of {total} checks of copy FAILED", told(publish))
+    assert re.search(f"✖ [12] of {total} checks of copy FAILED", verification.headline())
     assert re.search(f"✖ [12] of {total} checks FAILED", publish.checks.value)
     # What would be refused cannot be pressed, and says why.
     button = publish.runner.actions["Publish"]
