@@ -1,6 +1,7 @@
 """Products in float32 of what a processor multiplies slowly: against float64, and one rounding away from it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qtoolkit.tensor import float32_products as products
-from qtoolkit.tensor.float32_products import Float32Products
+from qtoolkit.tensor.float32_products import Float32Products, own_products
 from qtoolkit.tensor.processor import product_dtype
 
 pytestmark = pytest.mark.once
@@ -266,3 +267,20 @@ class _Products(TorchDispatchMode):
             if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
                 self.widest = max(self.widest, value.numel())
         return result
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "within another mode"])
+def test_layers_with_products_of_their_own_are_not_seen(alone: bool, older_processor: None) -> None:
+    seen: list[object] = []
+
+    class Watching(Float32Products):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return super().__torch_function__(func, types, args, kwargs)
+
+    with nullcontext() if alone else torch.device("cpu"), Watching():
+        with own_products():
+            torch.ones(2) + 1
+        assert bool(seen) != alone
+        torch.ones(2) + 1
+        assert seen
