@@ -29,6 +29,8 @@ class Codes(ABC):
         centered: whether all zero points are 2**(bits - 1), by the format's own claim.
         has_minima: whether groups have a float minimum instead of a zero point, so that `expanded` alone knows the
             weight; no kernel packs such codes.
+        holds_floats: whether the codes are floats, such as float8, so that `expanded` alone knows the weight; no kernel
+            packs such codes.
         rows: the codes less half their range, int8 [out, in], where they are stored so; otherwise None.
         round_inputs: returns inputs x[tokens, in] as they are multiplied with, in x.dtype; None for x itself.
         expands_fast: whether the codes are stored so that they are dequantized fast; if not, packing them helps even
@@ -45,6 +47,7 @@ class Codes(ABC):
     groups: torch.Tensor | None = None
     centered: bool = False
     has_minima: bool = False
+    holds_floats: bool = False
     rows: torch.Tensor | None = None
     round_inputs: Callable[[torch.Tensor], torch.Tensor] | None = None
     expands_fast: ClassVar[bool] = False

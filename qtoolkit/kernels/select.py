@@ -47,8 +47,8 @@ def memory_bytes(stored: StoredTensors, *, device: str, reordered: bool = False)
 
 def _kernel_for(weight: Codes | StoredTensors, device: torch.device) -> Kernel | None:
     """Return the first kernel that supports a weight on a device; None without one."""
-    # What stores weights in other packages need not know of minima.
-    if getattr(weight, "has_minima", False):
+    # What stores weights in other packages need not know of minima and floats.
+    if getattr(weight, "has_minima", False) or getattr(weight, "holds_floats", False):
         return None
     entries = (entry for entries in entry_points_in(ENTRY_POINT_GROUP).values() for entry in entries)
     kernels = (*map(_loaded, entries), *_OWN)

@@ -59,8 +59,13 @@ class ByteTensors:
 
     @property
     def centered(self) -> bool:
-        """See `StoredTensors`: float8 has no zero points at all, and no kernel for integers takes it."""
+        """See `StoredTensors`: float8 has no zero points at all."""
         return self.kind == "int"
+
+    @property
+    def holds_floats(self) -> bool:
+        """See `Codes`."""
+        return self.kind == "float"
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """See `StoredTensors`."""
@@ -139,6 +144,7 @@ class ByteRows(Codes):
         self.out_features = stored.out_features
         self.inputs_per_scale = stored.inputs_per_scale
         self.centered = stored.centered
+        self.holds_floats = stored.holds_floats
         self.device = weight.device
         self.rows = weight if stored.kind == "int" else None
         self.zero_points = _middle
