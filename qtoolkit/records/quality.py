@@ -10,6 +10,9 @@ from qtoolkit.records.base import Record, Row, note_rows, row_if
 from qtoolkit.records.memory import PeakMemory
 from qtoolkit.units import format_bytes, format_count, format_seconds
 
+# What sums of a few thousand float64 numbers are rounded by, relative to them.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class SpeedReport(Record):
@@ -179,12 +182,12 @@ class QualityReport(Record):
 def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     """Return a figure with as many digits as its standard error allows: `26.61, 0.31` -> `26.61 ± 0.31`.
 
-    The error has two significant digits. The text is empty for None.
+    The error has two significant digits; one that is float64's rounding alone is left out. The text is empty for None.
     """
     if value is None:
         return ""
     text = f"{value:.4g}"
-    if error and math.isfinite(error):
+    if error and math.isfinite(error) and error > _ROUNDING * abs(value):
         digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
         text = f"{value:.{digits}f} ± {error:.{digits}f}"
     return f"{text} {unit}".strip()
