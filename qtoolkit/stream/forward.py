@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from qtoolkit.tensor.padded_rows import PaddedProducts
+from qtoolkit.tensor.unseen_calls import unseen_by
+
 # Runs a block on a batch of samples and returns its output.
 Call = Callable[[], torch.Tensor]
 # Called with the name of a layer and its inputs, before the layer runs.
@@ -50,7 +53,8 @@ def observed(block: nn.Module, names: Sequence[str], on_inputs: OnInputs) -> Ite
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            on_inputs(name, args[0] if args else next(iter(kwargs.values())))
+            with unseen_by(PaddedProducts):
+                on_inputs(name, args[0] if args else next(iter(kwargs.values())))
 
         return hook
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch.overrides import TorchFunctionMode
 
 from qtoolkit.tensor.processor import product_dtype
+from qtoolkit.tensor.unseen_calls import unseen_by
 
 # Weights that are in float32 at one time, which fit the cache.
 _BLOCK_WEIGHTS = 2**19
@@ -45,14 +46,8 @@ class Float32Products(TorchFunctionMode):
 
 
 def own_products() -> AbstractContextManager[object]:
-    """Return a context for layers that choose the types of their products: `Float32Products` does not see their calls.
-
-    Each call that it sees takes two microseconds, where a whole layer takes a hundred with one token.
-    """
-    if torch.compiler.is_compiling() or torch._C._len_torch_function_stack() != 1:  # noqa: SLF001
-        return nullcontext()
-    is_mine = isinstance(torch._C._get_function_stack_at(0), Float32Products)  # noqa: SLF001
-    return torch._C.DisableTorchFunction() if is_mine else nullcontext()  # noqa: SLF001
+    """Return a context for layers that choose the types of their products: their calls are not seen by the mode."""
+    return unseen_by(Float32Products)
 
 
 def _is_slow(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Inputs of layers are seen as the layers before them make them at that time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from qtoolkit.stream.forward import collect, run_once
 from qtoolkit.stream.groups import trace
+from qtoolkit.tensor.padded_rows import PaddedProducts
 
 pytestmark = pytest.mark.once
 
@@ -63,6 +65,20 @@ def test_in_one_run_a_layer_sees_the_layers_before_it_as_they_are_by_then(block:
     assert torch.equal(seen["gate"], x)
     assert torch.equal(seen["down"], block.gate(x) * block.up(x))
     assert torch.equal(output, block(x))
+
+
+def test_a_mode_for_products_of_the_block_does_not_see_what_is_done_with_inputs(block: Block) -> None:
+    seen: list[object] = []
+
+    class Watching(PaddedProducts):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return super().__torch_function__(func, types, args, kwargs)
+
+    with Watching():
+        run_once(block, ["gate"], lambda: block(torch.randn(5, 8)), lambda name, x: x.erf())
+    assert torch.nn.functional.linear in seen
+    assert torch.Tensor.erf not in seen
 
 
 def test_all_inputs_can_be_seen_in_one_run_of_each_sample(block: Block) -> None:
