@@ -7,7 +7,7 @@ import torch
 
 from qtoolkit.kernels.blockwise import output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
-from qtoolkit.kernels.int8_rows import FEW_TOKENS, MULTIPLE, offset_of
+from qtoolkit.kernels.int8_rows import FEW_TOKENS, MULTIPLE, offset_of, outweigh
 from qtoolkit.tensor.processor import product_dtype
 
 
@@ -52,7 +52,7 @@ class Int8Groups(Codes):
         return weight.flatten(1).to(dtype).T
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
-        """See `Codes`: for few tokens in 16 bits on a CPU; groups are added in float32."""
+        """See `Codes`: for few tokens in 16 bits on a CPU, as for rows; groups are added in float32."""
         few = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and 0 < x.shape[0] <= FEW_TOKENS
         if not few:
             return None
@@ -67,6 +67,8 @@ class Int8Groups(Codes):
         offset = offset_of(self, slice(0, self.out_features))
         if offset is not None:
             y += inputs.float().sum(2).T @ (offset * scale)
+            if outweigh(parts, y):
+                return None
         return y.to(x.dtype)
 
     def buffers(self) -> Mapping[str, torch.Tensor]:

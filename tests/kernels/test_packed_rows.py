@@ -51,6 +51,28 @@ def test_rows_are_the_weight(group_size: int, symmetric: bool, older_processor: 
         assert error < (1e-6 if dtype == torch.float32 else 4e-3), (tokens, dtype)
 
 
+@pytest.mark.parametrize("group_size", [-1, 32])
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_what_zero_points_take_away_is_no_error(group_size: int, tokens: int, older_processor: None) -> None:
+    """Rows with an outlier have their codes at one end; inputs of an activation add up to much."""
+    torch.manual_seed(0)
+    stored = PackedTensors(OUT, IN, bits=8, group_size=group_size, symmetric=False)
+    groups = torch.arange(IN) // stored.inputs_per_scale
+    codes, scale = torch.randint(0, 6, (IN, OUT)).to(torch.uint8), torch.rand(int(groups[-1]) + 1, OUT).bfloat16()
+    zero = torch.full(scale.shape, 2)
+    layer = QuantizedLinear(stored, bias=False, dtype=torch.bfloat16)
+    for name, tensor in stored.store(codes, scale, zero, groups).items():
+        layer.register_buffer(name, tensor)
+    weight = ((codes.double() - 2) * scale[groups].double()).T
+    x = torch.zeros(tokens, IN).bfloat16()
+    # Of eight tokens one alone.
+    x[0] = (torch.randn(IN) + 2).bfloat16()
+    assert isinstance(layer.prepare()._packed, Int8Rows if group_size == -1 else Int8Groups)
+    expected = x.double() @ weight.T
+    assert (layer(x).double() - expected).norm() < 4e-3 * expected.norm()
+    assert layer._packed is not None and layer._packed.multiply(x) is None
+
+
 @kinds
 def test_a_file_gets_the_words_that_it_had(group_size: int, symmetric: bool, older_processor: None) -> None:
     layer, _ = layer_of(group_size, symmetric=symmetric)
