@@ -20,6 +20,7 @@ from qtoolkit.records import Comparison, ProgressEvent, QuantizationReport
 from tests.fake_hub.fixture import hub
 from tests.fake_hub.server import Fault, Hub
 from tests.models.gguf_models import write_gguf
+from tests.records.test_comparison import COMPARISON
 
 __all__ = ["hub"]
 Open = Callable[..., Panel]
@@ -96,6 +97,20 @@ def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) 
     assert comparison.prompts == ("the cat", "sat")
     assert call % (str(tiny_llama), str(text)) in panel.results._bundle()["text/plain"]
     assert '<img alt="KL divergence against size"' in panel.results._bundle()["text/html"]
+    for line in comparison.overview().lines:
+        assert all(cell in compare.table.value for cell in line)
+    assert "the panel Quantize saves AbsMax() to a folder" in compare.table.value
+    assert compare.next_steps.box.layout.display == "none"
+
+
+@pytest.mark.parametrize(("folder", "display"), [("middle", None), ("small", "none")], ids=["lost least", "lost more"])
+def test_the_folder_that_lost_least_is_gone_on_with(open_panel: Open, folder: str, display: str | None) -> None:
+    panel = open_panel()
+    panel.compare._keep(folder, COMPARISON)
+    assert panel.compare.next_steps.box.layout.display == display
+    assert ("the panel Quantize saves middle" in panel.compare.table.value) == (display == "none")
+    panel.compare.next_steps.buttons["publish"].press()
+    assert panel.publish.folder.value == ("" if display else folder)
 
 
 WRONG: dict[str, tuple[str, str, Any, str]] = {
