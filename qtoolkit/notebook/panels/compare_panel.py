@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from html import escape
 
-from ipywidgets import HTML, Layout, SelectMultiple, VBox
+from ipywidgets import HTML, SelectMultiple, VBox
 
 from qtoolkit.errors import ConfigError, SourceError
 from qtoolkit.methods import MethodConfig, available_methods
@@ -63,7 +63,7 @@ class ComparePanel:
         self.runner = JobRunner(worker, results, {"Compare": self._job}, self._fields, {SourceError: self.model})
         self.table = HTML()
         self.next_steps = NextSteps(choice, shown, ("publish",))
-        self.next_steps.box.layout = Layout(display="none")
+        self.next_steps.box.layout.display = "none"
         below = [self.call, self.runner.box, self.table, self.next_steps.box]
         self.box = VBox([self.model.box, *(field.box for field in self._fields), *below])
         choice.observe(lambda change: self._show_call(), names=["model", "config", "device"])
