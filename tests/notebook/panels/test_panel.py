@@ -39,7 +39,7 @@ def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
     panel.model.search.value = str(tiny_llama)
     panel.model.lookup.wait()
     assert panel.choice.model == str(tiny_llama) == panel.plan.model.value == panel.quantize.model.value
-    assert "LlamaForCausalLM" in panel.model.details.value
+    assert "LlamaForCausalLM" in panel.model.details.value and "FoundModel" not in panel.model.details.value
     panel.plan.methods.form.method.value = "absmax"
     planned(panel)
     assert "fits" in panel.plan.verdict.value and "All of the plan" in panel.plan.verdict.value
@@ -52,6 +52,7 @@ def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
     assert shell.user_ns.pop("q").report == report
     assert report.memory.footprint_after == panel.choice.plan.footprint_after
     assert panel.publish.folder.value == "output/tiny-llama-absmax"
+    assert "; it loads in transformers" in panel.quantize.saved.value and "Ollama" in panel.quantize.saved.value
     assert qt.load("output/tiny-llama-absmax").report.method == "absmax"
 
 
@@ -60,6 +61,8 @@ def test_it_opens_with_a_model_and_shows_its_plan(open_panel: Open, tiny_llama: 
     planned(panel)
     assert f"qt.plan(&#x27;{tiny_llama}&#x27;, qt.NF4())" in panel.plan.call.value
     assert panel.choice.plan.method == "nf4"
+    assert "free on this machine now" in panel.plan.verdict.value and "this machine has" not in panel.plan.verdict.value
+    assert "loads in transformers, SGLang, by their sources; not in vLLM, mlx-lm" in panel.plan.verdict.value
 
 
 def test_a_plan_follows_what_is_typed(open_panel: Open, tiny_llama: Path) -> None:
