@@ -13,6 +13,7 @@ from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
 from qtoolkit.records import Check, Receipt
+from qtoolkit.records.verification import NONE_RUN
 
 NAME = "a program loads it"
 # NVIDIA's Model Optimizer, by several names with one suffix or another.
@@ -113,4 +114,4 @@ def check_readers(artifact: Artifact, for_: str | None) -> Check:
         return Check(NAME, reading.loads, f"{state} in {reading.name}", reading.remarks_on_saved)
     if not readings:
         return Check(NAME, None, "not known", "the reader contract has no row for this format")
-    return Check(NAME, True, summary(readings), "by their sources: none was run")
+    return Check(NAME, True, summary(readings), NONE_RUN)

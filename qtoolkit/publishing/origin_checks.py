@@ -12,6 +12,7 @@ from qtoolkit.publishing.file_checks import check_of, without_receipt
 from qtoolkit.publishing.lineage import is_copy_of_hub, is_in_memory
 from qtoolkit.publishing.patterns import last_part
 from qtoolkit.records import Check, Receipt
+from qtoolkit.records.verification import NOT_COMPARED
 
 # Entries of a config that quantizing and saving change.
 _CHANGED = {
@@ -64,7 +65,7 @@ def check_base(artifact: Artifact, base: str | None, base_folder: Path | None) -
         elif receipt.source.commit_hash:
             suffix = f", commit {receipt.source.commit_hash}"
     if base_folder is None:
-        suffix += ": all that names it agrees; its files are not on this machine, and were not compared"
+        suffix += f": all that names it agrees; {NOT_COMPARED}"
     else:
         problems += _config_problems(artifact.config, read_json(base_folder / "config.json"))
     if not problems and known is None:

@@ -14,7 +14,7 @@ from qtoolkit.readers.contract import (
 from qtoolkit.readers.fused_layers import FUSED, fused_unit, units_of
 from qtoolkit.readers.matrices import within_block
 from qtoolkit.readers.programs import BRANCHES
-from qtoolkit.readers.sentences import card_lines, load_lines, page_table, summary
+from qtoolkit.readers.sentences import card_lines, load_lines, page_table, result_line, summary
 from qtoolkit.readers.stored import Stored, describe_stored, group_size_of
 from qtoolkit.readers.whole_units import advice_on_units
 
@@ -37,6 +37,7 @@ __all__ = [
     "readers_of",
     "reading_of",
     "refusing_mixed_units",
+    "result_line",
     "running",
     "served_by",
     "summary",

@@ -50,6 +50,27 @@ def summary(readings: Iterable[Reading]) -> str:
     return f"should load in {titles(loading)}{f'; not in {titles(refusing)}' if refusing else ''}"
 
 
+def result_line(readings: Iterable[Reading]) -> str:
+    """Return one line on a result that is planned or made: which well-known programs load it, and which do not.
+
+    Args:
+        readings: what all programs say of it; none where the table does not know its format.
+
+    Example:
+        "loads in transformers, vLLM, SGLang, by their sources; not in mlx-lm, llama.cpp: method gguf is for llama.cpp"
+    """
+    common = {program.title for program in PROGRAMS if not program.is_rare and program.name != OWN}
+    known = [one for one in readings if one.title in common]
+    if not known:
+        return ""
+    loading, refusing = ([one for one in known if one.loads is loads] for loads in (True, False))
+    told = f"loads in {titles(loading)}, by their sources" if loading else "no other program loads it"
+    files = {one.reader for one in readers_of(Stored(format="gguf")) if one.loads}
+    takers = [one for one in refusing if one.reader in files and not one.title.startswith("transformers")]
+    way = f": method gguf is for {titles(takers)}" if takers else ""
+    return f"{told}; not in {titles(refusing)}{way}" if refusing else told
+
+
 def page_table() -> str:
     """Return the table of docs/readers.md: a line for each program, a column for each format, in Markdown."""
     header = f"| | {' | '.join(title for _, _, title in COLUMNS)} |"

@@ -16,6 +16,7 @@ from qtoolkit.optional import optional
 from qtoolkit.records import html
 from qtoolkit.records.base import Grid, Record, Row, note_rows, row_if
 from qtoolkit.records.charts import Point, scatter
+from qtoolkit.records.memory import times_smaller
 from qtoolkit.records.quality import QualityReport, as_percent, with_error
 from qtoolkit.records.source import ModelSource
 from qtoolkit.units import format_bytes, format_seconds
@@ -27,6 +28,8 @@ _HEADER = (
     "config", "KL divergence", TAIL, "perplexity", "same likeliest token", "footprint", "memory to use", "on disk",
     "bits per weight", "writes", "time", "remark",
 )  # fmt: skip
+
+_OVERVIEW = ("model", "weight files", "same likeliest token", "KL divergence", "perplexity", "writes")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,6 @@ class Compared(Record):
         """Return the cells of a table line; a cell is empty if nothing was measured."""
         quality = self.quality
         sizes = (format_bytes(size) if size is not None else "" for size in (self.footprint, self.memory, self.disk))
-        speed = quality.tokens_per_second if quality else None
         return (
             self.label,
             with_error(quality.kl_divergence, quality.kl_divergence_se) if quality else "",
@@ -87,7 +89,7 @@ class Compared(Record):
             as_percent(quality.same_top_p, quality.same_top_p_se) if quality else "",
             *sizes,
             "" if self.bits_per_weight is None else f"{self.bits_per_weight:.3f}",
-            "" if speed is None else f"{speed:.1f} tokens/s",
+            _speed(self),
             format_seconds(self.seconds),
             self.remark(),
         )
@@ -151,10 +153,11 @@ class Comparison(Record):
         return next((floor for floor in floors if floor is not None), None)
 
     def headline(self) -> str:
-        """Return which quantized form loses least, and its size; of one form alone, how often it agrees with the base.
+        """Return which quantized form loses least, how often it agrees with the base, and its size.
 
         Example:
-            "NF4() loses least of all quantized forms: KL divergence 0.0871 ± 0.0042 nats, 112 MB of weight files."
+            "NF4() loses least of all quantized forms: the same likeliest token as full precision in 92 of 100 places,
+            KL divergence 0.0871 ± 0.0042 nats, 112 MB of weight files."
         """
         best, failed = self.best, sum(bool(result.error) for result in self.results)
         limit = f" that take at most {format_bytes(self.memory_limit)}" if self.memory_limit else ""
@@ -163,12 +166,42 @@ class Comparison(Record):
         else:
             loss = with_error(best.quality.kl_divergence, best.quality.kl_divergence_se, "nats") if best.quality else ""
             size = "" if best.disk is None else f", {format_bytes(best.disk)} of weight files"
-            least = f"loses least of all quantized forms{limit}"
-            same = as_percent(best.quality.same_top_p, best.quality.same_top_p_se) if best.quality else ""
+            share = best.quality.same_top_p if best.quality else None
+            same = "" if share is None else f"the same likeliest token as {FULL_PRECISION} in {_of_100(share)} places"
+            figures = f"KL divergence {loss}{size}"
             if same and sum(result.method != FULL_PRECISION for result in self.results) == 1:
-                least = f"has the likeliest token of full precision in {same} of places"
-            found = f"{best.label} {least}: KL divergence {loss}{size}."
+                found = f"{best.label} has {same}: {figures}."
+            else:
+                least = f"{best.label} loses least of all quantized forms{limit}"
+                found = f"{least}: {', '.join(filter(None, (same, figures)))}."
         return f"{found} {failed} failed: the remark says why." if failed else found
+
+    def overview(self) -> Grid:
+        """Return a small table: full precision first, then each form with its size, its loss and its speed."""
+        base = next((result for result in self.results if result.method == FULL_PRECISION), None)
+        measured = next((result.quality for result in self.results if result.quality), None)
+        perplexity = measured.base_perplexity if measured else None
+        size = "" if self.source.disk_size is None else format_bytes(self.source.disk_size)
+        lines = [(FULL_PRECISION, size, "", "", with_error(perplexity, None), _speed(base))]
+        for result in self.results:
+            if result.method == FULL_PRECISION:
+                continue
+            quality, disk = result.quality, result.disk
+            share = quality.same_top_p if quality else None
+            lines.append(
+                (
+                    result.label if not result.error else f"{result.label}: failed",
+                    "" if disk is None else _beside(disk, self.source.disk_size),
+                    "" if share is None else f"{_of_100(share)} places",
+                    with_error(quality.kl_divergence, None, "nats") if quality else "",
+                    with_error(quality.perplexity, None) if quality else "",
+                    _speed(result),
+                )
+            )
+        grid = Grid("Beside the original", _OVERVIEW, tuple(lines))
+        for name in _OVERVIEW[1:]:
+            grid = grid.without_empty(name)
+        return grid
 
     def rows(self) -> tuple[Row, ...]:
         measured = next((result.quality for result in self.results if result.quality), None)
@@ -265,6 +298,21 @@ def _order(result: Compared) -> tuple[float, float, str]:
     loss = math.inf if result.kl_divergence is None else result.kl_divergence
     size = math.inf if result.footprint is None else result.footprint
     return (math.inf if math.isnan(loss) else loss, size, result.label)
+
+
+def _of_100(share: float) -> str:
+    """Return a share in words: `0.921` -> "92 of 100"; "more than 99 of 100" is not all."""
+    return "more than 99 of 100" if 0.995 <= share < 1 else f"{100 * share:.0f} of 100"
+
+
+def _beside(size: int, base: int | None) -> str:
+    """Return a size, and how many times smaller or larger than the base's it is."""
+    return f"{format_bytes(size)}, {times_smaller(base / size)}" if size and base else format_bytes(size)
+
+
+def _speed(result: Compared | None) -> str:
+    speed = result.quality.tokens_per_second if result and result.quality else None
+    return "" if speed is None else f"{speed:.1f} tokens/s"
 
 
 def _answers(results: tuple[Compared, ...], index: int) -> tuple[tuple[str, ...], ...]:

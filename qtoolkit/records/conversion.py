@@ -54,6 +54,8 @@ class Conversion(Record):
             else "the same codes"
         )
         sizes = f"{format_bytes(self.disk_before)} to {format_bytes(self.disk_after)} on disk"
+        if self.disk_after > self.disk_before and not self._is_adapter:
+            sizes += f" (larger, since {self.format} stores more for the same codes, such as scales or minima)"
         written = f"{self.source_format} to {self.format}, {kept}: {sizes}; saved to {shortened(self.path)}."
         return f"{written} Not verified yet: %qverify or qt.verify does it."
 

@@ -114,7 +114,7 @@ class MemoryReport(Record):
             Row("footprint after", format_bytes(self.footprint_after), _predicted(self.predicted_footprint_after)),
         ]
         if self.footprint_before and self.footprint_after:
-            rows.append(Row("ratio", _comparison(self.ratio), format_bits(self.bits_per_weight)))
+            rows.append(Row("ratio", times_smaller(self.ratio), format_bits(self.bits_per_weight)))
         return (
             *rows,
             *size_row("on disk before", self.disk_before),
@@ -146,10 +146,10 @@ def footprint_bars(before: int, after: int) -> str:
 def footprints(before: int, after: int) -> str:
     """Return two sizes in bytes and their ratio in one clause: "269.0 MB to 111.7 MB in memory, 2.41 times smaller"."""
     sizes = f"{format_bytes(before)} to {format_bytes(after)} in memory"
-    return f"{sizes}, {_comparison(before / after)}" if before and after else sizes
+    return f"{sizes}, {times_smaller(before / after)}" if before and after else sizes
 
 
-def _comparison(ratio: float) -> str:
+def times_smaller(ratio: float) -> str:
     """Return a ratio of sizes in words: "2.41 times smaller"."""
     return f"{ratio:.2f} times smaller" if ratio >= 1 else f"{1 / ratio:.2f} times larger"
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row, note_rows
 from qtoolkit.records.layer_plan import JobRecord
-from qtoolkit.records.machine import Machine
+from qtoolkit.records.machine import THIS_MACHINE, Machine
 from qtoolkit.records.memory import footprint_bars, footprints
 from qtoolkit.records.phase import PhasePlan
 from qtoolkit.records.reading import Reading
@@ -139,7 +139,8 @@ class Plan(JobRecord):
         """Draw this peak of each phase, and what the machine has of it."""
         sizes = [(name, getattr(phase, peak)) for name, phase in self._named_phases()]
         if self.machine is not None and limit:
-            sizes.append((f"{self.machine.name} has", limit))
+            name = self.machine.name
+            sizes.append((f"free on {name} now" if name == THIS_MACHINE else f"{name} has", limit))
         return html.bars(title, [(name, size, format_bytes(size)) for name, size in sizes])
 
     def rows(self) -> tuple[Row, ...]:

@@ -7,6 +7,9 @@ from typing import ClassVar
 from qtoolkit.records import html
 from qtoolkit.records.base import Record, Row
 
+# Notes and ends of values of checks that hold as far as something was read, and not as far as it was run or compared.
+NONE_RUN = "by their sources: none was run"
+NOT_COMPARED = "its files are not on this machine, and were not compared"
 _STATES = {True: "passed", False: html.FAILED, None: "not checked"}
 
 
@@ -26,8 +29,15 @@ class Check(Record):
     value: str
     note: str = ""
 
+    @property
+    def state(self) -> str:
+        """Return in words whether it holds: "expected" by a table, "agrees" by names, where nothing was run or read."""
+        if self.passed and self.note == NONE_RUN:
+            return "expected"
+        return "agrees" if self.passed and self.value.endswith(NOT_COMPARED) else _STATES[self.passed]
+
     def rows(self) -> tuple[Row, ...]:
-        return (Row(self.name, _STATES[self.passed], "; ".join(filter(None, (self.value, self.note)))),)
+        return (Row(self.name, self.state, "; ".join(filter(None, (self.value, self.note)))),)
 
 
 OnCheck = Callable[[Check], None]

@@ -45,6 +45,9 @@ def test_a_verification_for_a_program(made: dict[str, Path], run_here: list[str]
 
 def test_without_a_program_it_lists_them(made: dict[str, Path]) -> None:
     assert check(made["gptq"]).value.startswith("should load in transformers, vLLM, gptqmodel, auto-gptq")
+    # Nothing was run: it is no pass.
+    assert check(made["gptq"]).rows()[0].value == "expected" and check(made["gptq"]).passed
+    assert check(made["gptq"], "vllm").rows()[0].value == "passed"
     assert check(made["nf4"]).value.startswith("should load in transformers, SGLang, peft, qtoolkit; not in vLLM")
 
 

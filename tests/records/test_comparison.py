@@ -161,10 +161,39 @@ def test_it_is_told_in_one_sentence_first(limit: int | None, said: str) -> None:
     assert found.startswith(said) and found.endswith(" 1 failed: the remark says why.")
 
 
-def test_of_one_form_it_is_told_how_often_it_agrees() -> None:
-    measured = quality(0.1, same_top_p=0.75, same_top_p_se=0.01)
+@pytest.mark.parametrize(
+    ("share", "places"),
+    [(0.754, "75 of 100"), (0.9996, "more than 99 of 100"), (1.0, "100 of 100"), (0.0, "0 of 100")],
+    ids=["some", "nearly all", "all", "none"],
+)
+def test_of_one_form_it_is_told_how_often_it_agrees(share: float, places: str) -> None:
+    measured = quality(0.1, same_top_p=share, same_top_p_se=0.01)
     alone = replace(COMPARISON, results=(RESULTS[1], replace(RESULTS[2], quality=measured)))
-    assert alone.headline() == (
-        "middle has the likeliest token of full precision in 75.0 ± 1.0 % of places: "
-        "KL divergence 0.1000 ± 0.0010 nats, 800 bytes of weight files."
+    figures = "KL divergence 0.1000 ± 0.0010 nats, 800 bytes of weight files."
+    same = f"the same likeliest token as full precision in {places} places"
+    assert alone.headline() == f"middle has {same}: {figures}"
+    several = replace(alone, results=(*alone.results, RESULTS[0])).headline()
+    assert several == f"middle loses least of all quantized forms: {same}, {figures}"
+
+
+def test_few_figures_stand_beside_those_of_full_precision() -> None:
+    measured = quality(0.1, same_top_p=0.75, perplexity=20.25)
+    found = replace(COMPARISON, results=in_order((*RESULTS[:2], replace(RESULTS[2], quality=measured), RESULTS[3])))
+    grid = found.overview()
+    assert grid.header == ("model", "weight files", "same likeliest token", "KL divergence", "perplexity", "writes")
+    assert grid.lines == (
+        ("full precision", "2.1 kB", "", "", "19", "12.5 tokens/s"),
+        ("middle", "800 bytes, 2.62 times smaller", "75 of 100 places", "0.1 nats", "20.25", "12.5 tokens/s"),
+        ("small", "400 bytes, 5.25 times smaller", "", "0.5 nats", "20", "12.5 tokens/s"),
+        ("broken: failed", "", "", "", "", ""),
+    )
+
+
+def test_full_precision_has_its_line_also_where_nobody_asked_for_it_and_no_column_is_empty() -> None:
+    unmeasured = replace(RESULTS[0], quality=quality(0.5, speed=None), disk=4200)
+    grid = replace(COMPARISON, results=(unmeasured,)).overview()
+    assert grid.header == ("model", "weight files", "KL divergence", "perplexity")
+    assert grid.lines == (
+        ("full precision", "2.1 kB", "", "19"),
+        ("small", "4.2 kB, 2.00 times larger", "0.5 nats", "20"),
     )

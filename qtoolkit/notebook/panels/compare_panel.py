@@ -1,5 +1,9 @@
 """Compare several quantized forms of a model on one text."""
 
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+
 from ipywidgets import HTML, SelectMultiple, VBox
 
 from qtoolkit.errors import ConfigError, SourceError
@@ -10,10 +14,13 @@ from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import wide_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
 from qtoolkit.notebook.panels.keyword_field import given_options, keyword_field
+from qtoolkit.notebook.panels.next_steps import NextSteps
 from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.results import Results
 from qtoolkit.notebook.panels.shared_fields import model_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
+from qtoolkit.records import Comparison
+from qtoolkit.records.html import grid
 from qtoolkit.requests import CompareRequest
 from qtoolkit.units import parse_bytes
 
@@ -28,14 +35,17 @@ class ComparePanel:
         choice: has the model, and the config that is planned.
         worker: runs the job.
         results: shows the comparison.
+        shown: the names of all panels on the page.
 
     Attributes:
         box: the widget to put on the page.
         model, forms, text, num_tokens, prompts, memory, speed: the fields; forms are the configs to compare.
         runner: start and cancel, and the progress.
+        table: HTML with the figures that people look for first, and what to do next.
+        next_steps: what to do with the folder if it lost least; hidden until it did.
     """
 
-    def __init__(self, choice: PanelChoice, worker: Worker, results: Results) -> None:
+    def __init__(self, choice: PanelChoice, worker: Worker, results: Results, shown: Sequence[str] = ()) -> None:
         self._choice = choice
         self.model = model_field(choice)
         self._taken = ""
@@ -51,7 +61,11 @@ class ComparePanel:
         self._fields = [self.forms, self.text, self.num_tokens, self.prompts, self.memory, self.speed]
         self.call = HTML()
         self.runner = JobRunner(worker, results, {"Compare": self._job}, self._fields, {SourceError: self.model})
-        self.box = VBox([self.model.box, *(field.box for field in self._fields), self.call, self.runner.box])
+        self.table = HTML()
+        self.next_steps = NextSteps(choice, shown, ("publish",))
+        self.next_steps.box.layout.display = "none"
+        below = [self.call, self.runner.box, self.table, self.next_steps.box]
+        self.box = VBox([self.model.box, *(field.box for field in self._fields), *below])
         choice.observe(lambda change: self._show_call(), names=["model", "config", "device"])
         for field in self._fields:
             field.on_change(self._show_call)
@@ -96,4 +110,18 @@ class ComparePanel:
         return config
 
     def _job(self) -> Job:
-        return Job(self._call(), f"comparison of {self._choice.model}", lambda comparison: comparison)
+        call = self._call()
+        self.table.value, self.next_steps.box.layout.display = "", "none"
+        return Job(call, f"comparison of {self._choice.model}", partial(self._keep, self._choice.folder))
+
+    def _keep(self, folder: str, comparison: Comparison) -> Comparison:
+        """Show the figures side by side, and go on with the folder that was saved last if it lost least."""
+        best = comparison.best
+        told = "All figures stand below the panel."
+        if best is not None and best.label == folder:
+            self.next_steps.take(folder)
+            self.next_steps.box.layout.display = None
+        elif best is not None:
+            told += f" Next: the panel Quantize saves {best.label} to a folder; more bits lose less."
+        self.table.value = f'<div class="qtk-text">{grid(*comparison.overview())}<div>{escape(told)}</div></div>'
+        return comparison

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ipywidgets import VBox
+from ipywidgets import Text, VBox
 
 from qtoolkit.errors import ConfigError
 from qtoolkit.methods import MethodConfig, available_methods, get_method
@@ -119,7 +119,10 @@ class ConfigForm:
                 errors[name] = str(error)
                 del values[name]
         for name, field in self.options.items():
-            field.set_problem(in_words_of_panel(errors.get(name, ""), self.options, names_options=True))
+            problem = in_words_of_panel(errors.get(name, ""), self.options, names_options=True)
+            usual = getattr(config_class(), name)
+            is_number = type(usual) in (int, float) and isinstance(field.control, Text)
+            field.set_problem(f"{problem}; usual is {usual}" if problem and is_number else problem)
         if any(self._is_rare(name) for name in errors):
             self.advanced.turn(open_=True)
         return None if errors else config

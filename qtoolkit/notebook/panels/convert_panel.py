@@ -44,8 +44,12 @@ class ConvertPanel:
         self.format = choice_field("Format", [(name, name) for name in formats], formats[0])
         self.output = text_field("Save to", hint="a folder, which appears when it is complete")
         self.for_ = reader_field(choice, ConvertRequest)
-        self.lossy = keyword_field(ConvertRequest, "lossy", "Allow small changes: round minima of asymmetric codes")
-        self.wider = keyword_field(ConvertRequest, "wider", "Store codes in more bits where the format lacks theirs")
+        self.lossy = keyword_field(
+            ConvertRequest, "lossy", "Allow small changes: round what the format cannot hold exactly"
+        )
+        self.wider = keyword_field(
+            ConvertRequest, "wider", "Allow a larger file: more bits for each weight where the format has none so small"
+        )
         self.workers = workers_field()
         self.overwrite = keyword_field(ConvertRequest, "overwrite", "Replace the folder when it exists")
         self.call = HTML()

@@ -26,11 +26,11 @@ class ShownError(ConfigError):
 
 
 class Field:
-    """A control with a label, a hint, and an error message that takes the hint's place.
+    """A control with a label, a hint, and an error message above the hint.
 
     Args:
         control: the ipywidgets control, which has its label as `description`.
-        hint: what its value is for, shown as long as there is no error.
+        hint: what its value is for.
 
     Attributes:
         box: the widget to put on the page.
@@ -71,12 +71,16 @@ class Field:
         self.set_problem(self.problem)
 
     def set_problem(self, message: str) -> None:
-        """Show beside the control what is wrong; an empty message shows the hint again."""
+        """Show beside the control what is wrong, and a red border around it; an empty message takes both away."""
         self.problem = message
+        # Whoever has typed something wrong needs the hint most.
+        hint = f'<div class="qtk-text">{escape(self._hint)}</div>' if self._hint else ""
         if message:
-            self._beside.value = f'<div role="alert" class="qtk-text qtk-problem">⚠ {escape(message)}</div>'
+            hint = f'<div role="alert" class="qtk-text qtk-problem">⚠ {escape(message)}</div>{hint}'
+            self.control.add_class("qtk-wrong")
         else:
-            self._beside.value = f'<div class="qtk-text">{escape(self._hint)}</div>' if self._hint else ""
+            self.control.remove_class("qtk-wrong")
+        self._beside.value = hint
 
     def count(self) -> int:
         """Return its text as a whole number of at least 1.

@@ -14,6 +14,7 @@ from qtoolkit.notebook.panels.panel_choice import PanelChoice
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.planning.rough_fit import roughly_fits
 from qtoolkit.records import FoundModel, FoundModels
+from qtoolkit.records.html import table
 from qtoolkit.units import format_bytes
 
 _LOOKING = [("looking", "")]
@@ -93,7 +94,10 @@ class ModelPanel:
             self.search.value = model.name
         elif model is not None:
             self._choice.model = model.name
-            details = model._repr_html_() if isinstance(model, FoundModel) else escape(_line(model, available_memory()))
+            if isinstance(model, FoundModel):
+                details = table(model.name, model.rows()[1:])
+            else:
+                details = escape(_line(model, available_memory()))
             self.details.value = f'<div class="qtk-text">{details}</div>'
 
 

@@ -61,7 +61,7 @@ class Panel:
         methods = MethodFields(self.choice) if {"plan", "quantize"} & set(shown) else None
         self.plan = PlanPanel(self.choice, methods, pause=pause) if methods and "plan" in shown else None
         self.quantize = QuantizePanel(*shared, methods, shown) if methods and "quantize" in shown else None
-        self.compare = ComparePanel(*shared) if "compare" in shown else None
+        self.compare = ComparePanel(*shared, shown) if "compare" in shown else None
         self.convert = ConvertPanel(*shared, shown) if "convert" in shown else None
         self.publish = PublishPanel(*shared) if "publish" in shown else None
         style = HTML(f"<style>{STYLE.read_text(encoding='utf-8')}</style>", layout=Layout(display="none"))

@@ -16,6 +16,7 @@ from qtoolkit.notebook.panels.panel_words import panel_line
 from qtoolkit.notebook.panels.shared_fields import MethodFields, model_field, reader_field
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.planning.machines import PROFILES
+from qtoolkit.readers import result_line
 from qtoolkit.records import Plan
 from qtoolkit.requests import PlanRequest
 from qtoolkit.units import format_bytes
@@ -123,9 +124,13 @@ def plan_html(plan: Plan) -> str:
     told = "A forecast: nothing is done yet, the panel Quantize does it."
     head = f"{verdict}: {size}, {format_bytes(plan.disk_after)} on disk. {told}"
     reading = plan.reading
-    loads = [] if reading is None else [f"{reading.name} {'loads' if reading.loads else 'does not load'} the result"]
-    if reading is not None and not reading.loads:
-        loads = [f"✖ {loads[0]}: {reading.reason}", *(f"It would load {one.change}" for one in plan.advice)]
+    if reading is None:
+        loads = [line for line in [result_line(plan.readings)] if line]
+    elif reading.loads:
+        loads = [f"{reading.name} loads the result"]
+    else:
+        loads = [f"✖ {reading.name} does not load the result: {reading.reason}"]
+        loads += [f"It would load {one.change}" for one in plan.advice]
     problems = "".join(f"<div>{escape(line)}</div>" for line in (*loads, *plan.problems, *plan.tight))
     return (
         f'<div class="qtk-text"><div role="status" style="font-weight:bold">{escape(head)}</div>{problems}'

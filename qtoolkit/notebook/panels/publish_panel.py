@@ -31,6 +31,8 @@ _NOT_LOGGED_IN = (
 _FAILED = "Checks of this folder failed: mend what they name, and press Verify again."
 _LOGGED_OUT_HINT = "Publish needs a token: see above."
 _MARKS = {True: "✔", False: "✖", None: "?"}
+# Of what holds as far as it was read, and was not tried.
+_NOT_TRIED = "○"
 
 
 class PublishPanel:
@@ -182,7 +184,8 @@ def _check_html(check: Check) -> str:
     (row,) = check.rows()
     note = f" ({escape(row.note)})" if row.note else ""
     kind = ' class="qtk-failed"' if check.passed is False else ""
-    return f"<li{kind}>{_MARKS[check.passed]} {escape(row.label)}: {escape(row.value)}{note}</li>"
+    mark = _MARKS[check.passed] if not check.passed or row.value == "passed" else _NOT_TRIED
+    return f"<li{kind}>{mark} {escape(row.label)}: {escape(row.value)}{note}</li>"
 
 
 def card_html(publication: Publication) -> str:

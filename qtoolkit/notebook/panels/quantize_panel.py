@@ -13,6 +13,7 @@ from ipywidgets import HTML, Layout, VBox
 from qtoolkit.errors import ConfigError, OutputError, SourceError
 from qtoolkit.files import absolute, current_folder
 from qtoolkit.formats import GroupedFormat, LayersFormat, get_format
+from qtoolkit.methods import MethodConfig, stored_of
 from qtoolkit.notebook.panels.background import Worker
 from qtoolkit.notebook.panels.field import ErrorFields, text_field
 from qtoolkit.notebook.panels.job_runner import Job, JobRunner
@@ -26,6 +27,7 @@ from qtoolkit.notebook.panels.try_it import Made, TryIt
 from qtoolkit.notebook.panels.verb_call import VerbCall, call_html
 from qtoolkit.notebook.panels.zip_it import ZipIt
 from qtoolkit.partial import partial_of
+from qtoolkit.readers import readers_of, result_line
 from qtoolkit.records import QuantizationReport
 from qtoolkit.requests import QuantizeRequest
 
@@ -127,13 +129,13 @@ class QuantizePanel:
         title = f"{self._choice.config.method} of {self._choice.model}"
         predicted = (plan.peak_rss, plan.peak_vram) if plan else (0, 0)
         # With the variable's name of now: the field may change while the job runs.
-        keep = partial(self._keep, self._choice.model, self._choice.device, into, self._choice.config.format)
+        keep = partial(self._keep, self._choice.model, self._choice.device, into, self._choice.config)
         return Job(self._call(), title, keep, predicted, kept=partial(_kept, self.output.value))
 
-    def _keep(self, model: str, device: str, into: str, format_: str, result: Any) -> QuantizationReport:
+    def _keep(self, model: str, device: str, into: str, config: MethodConfig, result: Any) -> QuantizationReport:
         """Assign the model to the variable, if one is named, and return the report, which holds no weight."""
         # Codes that are stored otherwise, no other format takes over.
-        takes_over = isinstance(get_format(format_), GroupedFormat | LayersFormat)
+        takes_over = isinstance(get_format(config.format), GroupedFormat | LayersFormat)
         if into:
             get_ipython().push({into: result})
         folder = _short(result.path) if result.path else ""
@@ -147,7 +149,10 @@ class QuantizePanel:
         # The status tells of the next job soon.
         places = [f"saved to {folder}"] * bool(folder) + [f"kept as {into}"] * bool(into)
         self._made = f"{report.memory.sizes()}, {' and '.join(places)}"
-        self.saved.value = f'<div class="qtk-text qtk-made">Made: {escape(self._made)}</div>'
+        source = report.source
+        stored = stored_of(config, dtype=source.dtype, architecture=source.architecture)
+        made = "; it ".join(filter(None, (self._made, result_line(readers_of(stored)))))
+        self.saved.value = f'<div class="qtk-text qtk-made">Made: {escape(made)}</div>'
         self.of_saved.layout.display = None if folder else "none"
         self.afterwards.layout.display = None
         self.try_it.take(Made(model, device, folder, into))

@@ -70,10 +70,13 @@ def test_each_field_that_is_wrong_says_so_and_takes_it_back(form: ConfigForm) ->
     form.options["num_samples"].value = "0"
     assert form.config is None
     assert {name: field.problem for name, field in form.options.items() if field.problem} == {
-        "group_size": "GPTQ: “Group size” must be a whole number, got 'many'",
-        "num_samples": "GPTQ: Samples must be at least 1, got 0",
+        "group_size": "GPTQ: “Group size” must be a whole number, got 'many'; usual is 128",
+        "num_samples": "GPTQ: Samples must be at least 1, got 0; usual is 128",
     }
+    group_size = form.options["group_size"]
+    assert "qtk-wrong" in group_size.control._dom_classes and "[group_size]" in group_size._beside.value
     form.options["group_size"].value, form.options["num_samples"].value = "32", "8"
+    assert "qtk-wrong" not in group_size.control._dom_classes and "many" not in group_size._beside.value
     assert form.config == qt.GPTQ(group_size=32, num_samples=8)
     assert not any(field.problem for field in form.options.values())
 

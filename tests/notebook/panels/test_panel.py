@@ -20,6 +20,7 @@ from qtoolkit.records import Comparison, ProgressEvent, QuantizationReport
 from tests.fake_hub.fixture import hub
 from tests.fake_hub.server import Fault, Hub
 from tests.models.gguf_models import write_gguf
+from tests.records.test_comparison import COMPARISON
 
 __all__ = ["hub"]
 Open = Callable[..., Panel]
@@ -38,7 +39,7 @@ def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
     panel.model.search.value = str(tiny_llama)
     panel.model.lookup.wait()
     assert panel.choice.model == str(tiny_llama) == panel.plan.model.value == panel.quantize.model.value
-    assert "LlamaForCausalLM" in panel.model.details.value
+    assert "LlamaForCausalLM" in panel.model.details.value and "FoundModel" not in panel.model.details.value
     panel.plan.methods.form.method.value = "absmax"
     planned(panel)
     assert "fits" in panel.plan.verdict.value and "All of the plan" in panel.plan.verdict.value
@@ -51,6 +52,7 @@ def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
     assert shell.user_ns.pop("q").report == report
     assert report.memory.footprint_after == panel.choice.plan.footprint_after
     assert panel.publish.folder.value == "output/tiny-llama-absmax"
+    assert "; it loads in transformers" in panel.quantize.saved.value and "Ollama" in panel.quantize.saved.value
     assert qt.load("output/tiny-llama-absmax").report.method == "absmax"
 
 
@@ -59,6 +61,8 @@ def test_it_opens_with_a_model_and_shows_its_plan(open_panel: Open, tiny_llama: 
     planned(panel)
     assert f"qt.plan(&#x27;{tiny_llama}&#x27;, qt.NF4())" in panel.plan.call.value
     assert panel.choice.plan.method == "nf4"
+    assert "free on this machine now" in panel.plan.verdict.value and "this machine has" not in panel.plan.verdict.value
+    assert "loads in transformers, SGLang, by their sources; not in vLLM, mlx-lm" in panel.plan.verdict.value
 
 
 def test_a_plan_follows_what_is_typed(open_panel: Open, tiny_llama: Path) -> None:
@@ -96,6 +100,20 @@ def test_a_comparison_stays(open_panel: Open, tiny_llama: Path, tmp_path: Path) 
     assert comparison.prompts == ("the cat", "sat")
     assert call % (str(tiny_llama), str(text)) in panel.results._bundle()["text/plain"]
     assert '<img alt="KL divergence against size"' in panel.results._bundle()["text/html"]
+    for line in comparison.overview().lines:
+        assert all(cell in compare.table.value for cell in line)
+    assert "the panel Quantize saves AbsMax() to a folder" in compare.table.value
+    assert compare.next_steps.box.layout.display == "none"
+
+
+@pytest.mark.parametrize(("folder", "display"), [("middle", None), ("small", "none")], ids=["lost least", "lost more"])
+def test_the_folder_that_lost_least_is_gone_on_with(open_panel: Open, folder: str, display: str | None) -> None:
+    panel = open_panel()
+    panel.compare._keep(folder, COMPARISON)
+    assert panel.compare.next_steps.box.layout.display == display
+    assert ("the panel Quantize saves middle" in panel.compare.table.value) == (display == "none")
+    panel.compare.next_steps.buttons["publish"].press()
+    assert panel.publish.folder.value == ("" if display else folder)
 
 
 WRONG: dict[str, tuple[str, str, Any, str]] = {

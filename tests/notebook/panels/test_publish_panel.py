@@ -10,9 +10,10 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import qtoolkit as qt
 from qtoolkit.notebook.panels import Panel, progress_view
-from qtoolkit.notebook.panels.publish_panel import PublishPanel
+from qtoolkit.notebook.panels.publish_panel import PublishPanel, checks_html
 from qtoolkit.notebook.panels.verb_call import call_html
-from qtoolkit.records import Publication, Verification
+from qtoolkit.records import Check, Publication, Verification
+from qtoolkit.records.verification import NONE_RUN, NOT_COMPARED
 from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
 from tests.fake_hub.writable import WritableHub
 from tests.notebook.panels.conftest import told
@@ -43,6 +44,21 @@ def press(part: PublishPanel, label: str) -> Any:
     assert part.runner.actions[label].problem == ""
     part.runner._worker.wait(300)
     return part.runner._results.records.get("verify" if label == "Verify" else "publish")
+
+
+@pytest.mark.parametrize(
+    ("check", "shown"),
+    [
+        (Check("base", True, f"b; {NOT_COMPARED}"), f"○ base: agrees (b; {NOT_COMPARED})"),
+        (Check("loads", True, "in x", NONE_RUN), f"○ loads: expected (in x; {NONE_RUN})"),
+        (Check("loads", False, "in x", NONE_RUN), f"✖ loads: FAILED (in x; {NONE_RUN})"),
+        (Check("loads", None, "in x", NONE_RUN), f"? loads: not checked (in x; {NONE_RUN})"),
+        (Check("hashes", True, "7 files"), "✔ hashes: passed (7 files)"),
+    ],
+    ids=["names agree", "by a table", "failed", "not made", "done"],
+)
+def test_what_was_not_tried_has_a_mark_of_its_own(check: Check, shown: str) -> None:
+    assert f">{shown}</li>" in checks_html([check])
 
 
 @pytest.mark.slow
