@@ -7,7 +7,7 @@ import torch
 
 from qtoolkit.kernels.blockwise import output_blocks
 from qtoolkit.kernels.codes import Codes, Kernel, StoredTensors
-from qtoolkit.kernels.int8_rows import FEW_TOKENS, MULTIPLE, offset_of, outweigh
+from qtoolkit.kernels.int8_rows import FEW_TOKENS, MULTIPLE, in_vmap, offset_of, outweigh
 from qtoolkit.tensor.processor import product_dtype
 
 
@@ -54,7 +54,7 @@ class Int8Groups(Codes):
     def multiply(self, x: torch.Tensor) -> torch.Tensor | None:
         """See `Codes`: for few tokens in 16 bits on a CPU, as for rows; groups are added in float32."""
         few = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and 0 < x.shape[0] <= FEW_TOKENS
-        if not few:
+        if not few or in_vmap(x):
             return None
         # [tokens, in] -> [groups, tokens, group_size]
         inputs = x.bfloat16().unflatten(1, (-1, self.inputs_per_scale)).transpose(0, 1).contiguous()

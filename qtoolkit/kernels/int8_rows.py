@@ -89,10 +89,15 @@ def multiply_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
     Sums are rounded to bfloat16.
     """
     few = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW_TOKENS
-    if not few or rows.shape[1] % MULTIPLE:
+    if not few or rows.shape[1] % MULTIPLE or in_vmap(x):
         return None
     # The kernel supports only bfloat16 scales: it gets ones, and the exact scales are applied after it.
     return torch._weight_int8pack_mm(x.contiguous(), rows, x.new_ones(len(rows)))  # noqa: SLF001
+
+
+def in_vmap(x: torch.Tensor) -> bool:
+    """Check whether `torch.func.vmap` goes over x: the kernel has no rule for it, and it has no values to decide by."""
+    return torch._C._functorch.is_batchedtensor(x)  # noqa: SLF001
 
 
 def outweigh(products: torch.Tensor, y: torch.Tensor) -> bool:

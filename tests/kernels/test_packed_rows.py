@@ -73,6 +73,14 @@ def test_what_zero_points_take_away_is_no_error(group_size: int, tokens: int, ol
     assert layer._packed is not None and layer._packed.multiply(x) is None
 
 
+@pytest.mark.parametrize("group_size", [-1, 16])
+def test_vmap_goes_through_zero_points(group_size: int, older_processor: None) -> None:
+    layer, weight = layer_of(group_size, symmetric=False)
+    x = torch.randn(3, 2, IN).bfloat16()
+    y = torch.func.vmap(layer.prepare())(x)
+    torch.testing.assert_close(y.double(), x.double() @ weight.T, rtol=0.02, atol=1)
+
+
 @kinds
 def test_a_file_gets_the_words_that_it_had(group_size: int, symmetric: bool, older_processor: None) -> None:
     layer, _ = layer_of(group_size, symmetric=symmetric)
