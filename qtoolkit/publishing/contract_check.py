@@ -12,8 +12,7 @@ from qtoolkit.errors import CheckpointError, QToolkitError
 from qtoolkit.methods import config_class, config_of_checkpoint, stored_of
 from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.readers import Stored, describe_stored, readers_of, reading_of, summary
-from qtoolkit.records import Check, Receipt
-from qtoolkit.records.verification import NONE_RUN
+from qtoolkit.records import NONE_RUN, Check, Receipt
 
 NAME = "a program loads it"
 # NVIDIA's Model Optimizer, by several names with one suffix or another.

@@ -11,8 +11,7 @@ from qtoolkit.publishing.artifact import Artifact
 from qtoolkit.publishing.file_checks import check_of, without_receipt
 from qtoolkit.publishing.lineage import is_copy_of_hub, is_in_memory
 from qtoolkit.publishing.patterns import last_part
-from qtoolkit.records import Check, Receipt
-from qtoolkit.records.verification import NOT_COMPARED
+from qtoolkit.records import NOT_COMPARED, Check, Receipt
 
 # Entries of a config that quantizing and saving change.
 _CHANGED = {

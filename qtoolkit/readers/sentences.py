@@ -64,7 +64,7 @@ def result_line(readings: Iterable[Reading]) -> str:
     if not known:
         return ""
     loading, refusing = ([one for one in known if one.loads is loads] for loads in (True, False))
-    told = f"loads in {titles(loading)}, by their sources" if loading else "no other program loads it"
+    told = f"loads in {titles(loading)}, by their sources" if loading else "loads in no other program"
     files = {one.reader for one in readers_of(Stored(format="gguf")) if one.loads}
     takers = [one for one in refusing if one.reader in files and not one.title.startswith("transformers")]
     way = f": method gguf is for {titles(takers)}" if takers else ""

@@ -26,11 +26,13 @@ from qtoolkit.records.search_results import FoundModel, FoundModels
 from qtoolkit.records.sensitivity import RoundingLoss, Sensitivity
 from qtoolkit.records.source import ModelSource
 from qtoolkit.records.tasks import TaskMetric, TaskReport
-from qtoolkit.records.verification import Check, OnCheck, Verification
+from qtoolkit.records.verification import NONE_RUN, NOT_COMPARED, Check, OnCheck, Verification
 from qtoolkit.records.worker_plan import WorkerPlan
 
 __all__ = [
     "FULL_PRECISION",
+    "NONE_RUN",
+    "NOT_COMPARED",
     "THIS_MACHINE",
     "AdapterReceipt",
     "Advice",

@@ -151,8 +151,9 @@ class QuantizePanel:
         self._made = f"{report.memory.sizes()}, {' and '.join(places)}"
         source = report.source
         stored = stored_of(config, dtype=source.dtype, architecture=source.architecture)
-        made = "; it ".join(filter(None, (self._made, result_line(readers_of(stored)))))
-        self.saved.value = f'<div class="qtk-text qtk-made">Made: {escape(made)}</div>'
+        programs = result_line(readers_of(stored)) if folder else ""
+        loads = f'<div class="qtk-text">The folder {escape(programs)}</div>' if programs else ""
+        self.saved.value = f'<div class="qtk-text qtk-made">Made: {escape(self._made)}</div>{loads}'
         self.of_saved.layout.display = None if folder else "none"
         self.afterwards.layout.display = None
         self.try_it.take(Made(model, device, folder, into))

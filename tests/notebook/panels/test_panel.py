@@ -52,7 +52,7 @@ def test_a_model_is_chosen_planned_quantized_and_its_folder_handed_on(
     assert shell.user_ns.pop("q").report == report
     assert report.memory.footprint_after == panel.choice.plan.footprint_after
     assert panel.publish.folder.value == "output/tiny-llama-absmax"
-    assert "; it loads in transformers" in panel.quantize.saved.value and "Ollama" in panel.quantize.saved.value
+    assert "The folder loads in transformers" in panel.quantize.saved.value and "Ollama" in panel.quantize.saved.value
     assert qt.load("output/tiny-llama-absmax").report.method == "absmax"
 
 

@@ -12,8 +12,7 @@ import qtoolkit as qt
 from qtoolkit.notebook.panels import Panel, progress_view
 from qtoolkit.notebook.panels.publish_panel import PublishPanel, checks_html
 from qtoolkit.notebook.panels.verb_call import call_html
-from qtoolkit.records import Check, Publication, Verification
-from qtoolkit.records.verification import NONE_RUN, NOT_COMPARED
+from qtoolkit.records import NONE_RUN, NOT_COMPARED, Check, Publication, Verification
 from tests.fake_hub.fixture import WRITE_TOKEN, writable_hub
 from tests.fake_hub.writable import WritableHub
 from tests.notebook.panels.conftest import told
