@@ -78,8 +78,8 @@ def answers(
                 except QToolkitError as error:  # known, and the same again: or another version of qtoolkit
                     answer = Answer(number, None, error, attempt)
                 except Exception as error:  # noqa: BLE001  # each executor has its own for a worker that is lost
-                    # Dask has begun a killed one again itself, and lost all those workers.
-                    if attempt < retries and type(error).__name__ != "KilledWorker":
+                    # Dask has begun it again itself, on as many workers, and lost them all.
+                    if attempt < retries and not getattr(error, "allowed_failures", 0):
                         waiting.append((number, attempt + 1))
                         continue
                     answer = Answer(number, None, error, attempt)

@@ -140,7 +140,7 @@ class Plan(JobRecord):
         sizes = [(name, getattr(phase, peak)) for name, phase in self._named_phases()]
         if self.machine is not None and limit:
             name = self.machine.name
-            sizes.append((f"free on {name} now" if name == THIS_MACHINE else f"{name} has", limit))
+            sizes.append(("free here now" if name == THIS_MACHINE else f"{name} has", limit))
         return html.bars(title, [(name, size, format_bytes(size)) for name, size in sizes])
 
     def rows(self) -> tuple[Row, ...]:

@@ -14,7 +14,7 @@ def test_it_stops_the_job_and_the_next_one_runs(lab: Lab, smollm2: Path, tiny_ll
     panel = open_panel(lab, "stop.ipynb", f"qt.panel({str(smollm2)!r})")
     panel.turn_to("Plan")
     panel.choose("Method", "gptq")
-    for name, value in {"calibration": text.name, "num_samples": "16", "seq_len": "256"}.items():
+    for name, value in {"Calibration text": text.name, "Samples": "16", "Sample length": "256"}.items():
         panel.field(name).fill(value)
     panel.turn_to("Quantize")
     panel.field("Save to").fill("output/stopped")

@@ -1,5 +1,6 @@
 """Workers of a Dask cluster without the memory for a job are found before work, and never waited for without end."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def client() -> Iterator[Any]:
 
     dask: Any = distributed
     with cluster(memory_limit="300MB") as one, dask.Client(one, set_as_default=False) as found:
+        # Dask looks at memory ten times a second, and takes tasks until then.
+        while any(worker.status != dask.Status.paused for worker in one.workers.values()):
+            time.sleep(0.02)
         yield found
 
 

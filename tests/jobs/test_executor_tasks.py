@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed.scheduler import KilledWorker
 
 from qtoolkit.jobs import executor_tasks
 from qtoolkit.jobs.executor_tasks import answers
@@ -45,19 +46,23 @@ def test_calls_fail_once_dask_has_given_up_its_scheduler(monkeypatch: pytest.Mon
     assert executor.given == 3
 
 
-class KilledWorker(Exception):
-    """What Dask raises of a task that has ended several workers."""
-
-
-@pytest.mark.parametrize(("kind", "begun"), [(OSError, 3), (KilledWorker, 1)], ids=["a lost worker", "several"])
-def test_a_call_that_has_ended_several_workers_is_not_begun_again(kind: type[Exception], begun: int) -> None:
+@pytest.mark.parametrize(
+    ("error", "begun"),
+    [
+        (OSError("the worker died"), 3),
+        (KilledWorker("a task", "a worker", 0), 3),
+        (KilledWorker("a task", "a worker", 3), 1),
+    ],
+    ids=["a lost worker", "a lost worker of Dask", "four"],
+)
+def test_a_call_that_has_ended_several_workers_is_not_begun_again(error: Exception, begun: int) -> None:
     attempts = list[int]()
 
     def end(attempt: int) -> None:
         attempts.append(attempt)
-        raise kind("the worker died")
+        raise error
 
     with ThreadPoolExecutor(1) as executor:
         (answer,) = answers(executor, end, [()], retries=2, on_wait=lambda: None)
-    assert isinstance(answer.error, kind) and (answer.number, answer.retries) == (0, begun - 1)
+    assert answer.error is error and (answer.number, answer.retries) == (0, begun - 1)
     assert attempts == [*range(begun)]

@@ -33,7 +33,7 @@ def test_memory_of_a_functions_local_variable(shell: InteractiveShell, linear: A
 
 
 def test_memory_of_what_is_no_model_is_refused(shell: InteractiveShell) -> None:
-    with pytest.raises(MagicError, match="takes a model, got int"):
+    with pytest.raises(MagicError, match="memory is measured of a model, got int"):
         shell.run_line_magic("qmemory", "1")
 
 

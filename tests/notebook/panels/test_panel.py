@@ -61,7 +61,7 @@ def test_it_opens_with_a_model_and_shows_its_plan(open_panel: Open, tiny_llama: 
     planned(panel)
     assert f"qt.plan(&#x27;{tiny_llama}&#x27;, qt.NF4())" in panel.plan.call.value
     assert panel.choice.plan.method == "nf4"
-    assert "free on this machine now" in panel.plan.verdict.value and "this machine has" not in panel.plan.verdict.value
+    assert "free here now" in panel.plan.verdict.value and "this machine has" not in panel.plan.verdict.value
     assert "loads in transformers, SGLang, by their sources; not in vLLM, mlx-lm" in panel.plan.verdict.value
 
 
