@@ -1,5 +1,8 @@
 """Packed 8-bit codes become int8 rows, whole or of each group: exact, as planned, and given back as they were."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from qtoolkit.formats.compressed_tensors.tensors import PackedTensors
 from qtoolkit.formats.gptq.tensors import GPTQTensors
 from qtoolkit.kernels import QuantizedLinear, memory_bytes
 from qtoolkit.kernels.int8_groups import Int8Groups
-from qtoolkit.kernels.int8_rows import Int8Rows
+from qtoolkit.kernels.int8_rows import Int8Rows, offset_of
 
 pytestmark = pytest.mark.once
 
@@ -49,6 +52,13 @@ def test_rows_are_the_weight(group_size: int, symmetric: bool, older_processor: 
         expected = x.double() @ weight.T
         error = (layer(x).double() - expected).norm() / expected.norm()
         assert error < (1e-6 if dtype == torch.float32 else 4e-3), (tokens, dtype)
+
+
+@pytest.mark.parametrize(("zero", "missing"), [(128, None), (100, 28.0), (255, -127.0)])
+def test_a_zero_point_of_all_groups_is_counted_from_the_middle(zero: int, missing: float | None) -> None:
+    codes: Any = SimpleNamespace(centered=False, zero_points=lambda outputs: zero, device=torch.device("cpu"))
+    offset = offset_of(codes, slice(0, OUT))
+    assert (None if offset is None else offset.tolist()) == (None if missing is None else [[missing]])
 
 
 @pytest.mark.parametrize("group_size", [-1, 32])
