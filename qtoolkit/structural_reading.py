@@ -12,8 +12,7 @@ from qtoolkit.errors import UnsupportedModelError, oneline
 from qtoolkit.formats import Format, format_of
 from qtoolkit.methods import reader_of
 from qtoolkit.models.checkpoint import Checkpoint
-from qtoolkit.models.opening import open_checkpoint
-from qtoolkit.records import ignore_progress
+from qtoolkit.models.opening import open_structure
 
 
 def check_opens(folder: Path) -> None:
@@ -31,15 +30,7 @@ def check_opens(folder: Path) -> None:
     """
     try:
         with panics_as_errors():
-            checkpoint = open_checkpoint(
-                str(folder),
-                revision=None,
-                token=None,
-                tokenizer=None,
-                on_progress=ignore_progress,
-                quantized=True,
-                headers_only=True,
-            )
+            checkpoint = open_structure(folder)
             stored_as = format_of(checkpoint.quantization)
             assert stored_as is not None
             read_as = reader_of(checkpoint)

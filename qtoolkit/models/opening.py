@@ -22,7 +22,7 @@ from qtoolkit.models.from_memory import open_loaded
 from qtoolkit.models.near_models import missing_folder
 from qtoolkit.models.rescaling import without_rescaling
 from qtoolkit.partial import put_back
-from qtoolkit.records import OnProgress
+from qtoolkit.records import OnProgress, ignore_progress
 
 
 def open_checkpoint(
@@ -68,6 +68,19 @@ def open_checkpoint(
         side_files=side_files,
     )
     return without_rescaling(opened)
+
+
+def open_structure(folder: Path) -> Checkpoint:
+    """Open a saved model by its headers, quantized or not, without a tokenizer; raises as `open_checkpoint`."""
+    return open_checkpoint(
+        str(folder),
+        revision=None,
+        token=None,
+        tokenizer=None,
+        on_progress=ignore_progress,
+        quantized=True,
+        headers_only=True,
+    )
 
 
 def _path_of_model(name: str) -> Path:

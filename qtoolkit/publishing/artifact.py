@@ -16,7 +16,7 @@ from qtoolkit.partial import put_back
 from qtoolkit.publishing.listing import list_folder
 from qtoolkit.publishing.receipt_file import bytes_by_dtype, read_receipt, receipts_beside
 from qtoolkit.readers import asks_for_first_values
-from qtoolkit.records import Receipt, ignore_progress
+from qtoolkit.records import Receipt
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -107,7 +107,7 @@ class Artifact:
     def given_values(self) -> tuple[str, ...]:
         """The layers of packed codes whose weight the model's class gives first values to, where a program asks that.
 
-        None where no model can be built from the config.
+        Empty where no model can be built from the config.
         """
         tensors = {name: tensor for _, name, tensor in self.headers.tensors}
         if self.format is None or self.quantization is None or not asks_for_first_values(self.format.name):
@@ -133,18 +133,10 @@ def _given_values(folder: Path, packed: list[str]) -> tuple[str, ...]:
     # They import transformers, which is not needed to list a folder.
     from qtoolkit.formats.stored_layer import module_names
     from qtoolkit.models.first_values import layers_given_first_values
-    from qtoolkit.models.opening import open_checkpoint
+    from qtoolkit.models.opening import open_structure
 
     try:
-        checkpoint = open_checkpoint(
-            str(folder),
-            revision=None,
-            token=None,
-            tokenizer=None,
-            on_progress=ignore_progress,
-            quantized=True,
-            headers_only=True,
-        )
+        checkpoint = open_structure(folder)
         names = module_names(checkpoint.skeleton, packed)
         return layers_given_first_values(checkpoint.skeleton, [*names.values()])
     except QToolkitError:

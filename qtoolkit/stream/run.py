@@ -72,7 +72,7 @@ def quantize_blocks(
     widest = max(max(weight_of(block.get_submodule(name)).shape) for block, names in pairs for name in names)
     at_once = samples_at_once(streamed.dtype.itemsize, widest, *tokens.shape)
     part = samples_of_a_part(streamed.dtype.itemsize, widest, tokens.shape[1]) if method.wants_exact else None
-    run = partial(_quantize_with, streamed, layers, tokens, method, journal, on_progress, token_weights, part)
+    run = partial(_quantize_with, streamed, layers, tokens, method, journal, on_progress, token_weights, part=part)
     return with_less_memory(run, MemorySetting(states, at_once), tell)
 
 
@@ -84,8 +84,9 @@ def _quantize_with(
     journal: Journal,
     on_progress: OnProgress,
     token_weights: Mapping[str, torch.Tensor],
-    part: int | None,
     setting: MemorySetting,
+    *,
+    part: int | None,
 ) -> list[DoneBlock]:
     """Do what `quantize_blocks` does with one setting; `part` is how many samples run at one time in full precision."""
     samples = first_inputs(streamed, tokens, setting.at_once, part, states=setting.states)

@@ -113,7 +113,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
         y = x.new_empty(len(x), len(weight))
         inputs = x.float()
-        for rows in _row_blocks(weight):
+        for rows in row_blocks(weight):
             y[:, rows] = F.linear(inputs, weight[rows].float(), None if bias is None else bias[rows].float())
         return y
 
@@ -125,7 +125,7 @@ class _Linear(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             total = wide.new_zeros(len(grad), weight.shape[1])
-            for rows in _row_blocks(weight):
+            for rows in row_blocks(weight):
                 total += wide[:, rows] @ weight[rows].float()
             grad_x = total.to(grad.dtype)
         if ctx.needs_input_grad[1]:
@@ -135,7 +135,7 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def _row_blocks(weight: torch.Tensor) -> Iterator[slice]:
+def row_blocks(weight: torch.Tensor) -> Iterator[slice]:
     """Return slices of a weight's rows to convert one after the other."""
     step = max(1, _BLOCK_WEIGHTS // weight.shape[1])
     return (slice(start, start + step) for start in range(0, len(weight), step))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "config_with_experts", "keep_exact", "load_layers", "note_on_cpu", "options_of"]
 
+# Where int8 products log that their inputs will be cast.
+CASTS = logging.getLogger("bitsandbytes.autograd._functions")
 # The tensors beside a 4-bit weight that hold its scales, levels and description.
 _UNPACKED = re.compile(r"\.weight\.((nested_)?(absmax|quant_map)|quant_state\..+)$")
 
@@ -87,12 +89,11 @@ class BitsAndBytesFormat(Format):
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """See `Format`: without the line that each int8 product of a bfloat16 model logs, thousands for a sentence."""
-        logger = logging.getLogger("bitsandbytes.autograd._functions")
-        logger.addFilter(_is_no_cast)
+        CASTS.addFilter(is_no_cast)
         try:
             yield
         finally:
-            logger.removeFilter(_is_no_cast)
+            CASTS.removeFilter(is_no_cast)
 
 
 def options_of(config: Any) -> tuple[str, dict[str, Any]]:
@@ -145,7 +146,7 @@ def keep_exact(model: "PreTrainedModel") -> None:
             module.support_avx512bf16_for_cpu &= packs_on_cpu(module.out_features, module.in_features, block_size)
 
 
-def _is_no_cast(record: logging.LogRecord) -> bool:
+def is_no_cast(record: logging.LogRecord) -> bool:
     """Check whether a log line says anything but that inputs will be cast."""
     return "inputs will be cast" not in str(record.msg)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from qtoolkit.formats.bitsandbytes import CASTS, is_no_cast
 from qtoolkit.kernels import multiply_rows
 from qtoolkit.optional import optional
-from qtoolkit.tensor.float32_products import own_products
+from qtoolkit.tensor.float32_products import own_products, row_blocks
 from qtoolkit.tensor.processor import product_dtype
 
 bnb: Any = optional("bitsandbytes", "an int8 layer")
@@ -17,8 +18,6 @@ functional: Any = optional("bitsandbytes.functional", "an int8 layer")
 _multiplying = threading.local()
 # Dimensions of the inputs that bitsandbytes multiplies rightly: 0.50 flattens those of three, `MatMul8bitLt.forward`.
 _MOST_DIMENSIONS = 3
-# Weights that are in float32 at one time.
-_BLOCK_WEIGHTS = 2**19
 
 
 class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc]
@@ -68,11 +67,11 @@ class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc]
 def mute_products() -> None:
     """Leave out the lines that products of these layers log; those of other layers are logged as before."""
     # The same filter is added once.
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_wanted)
+    CASTS.addFilter(_is_wanted)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return not (getattr(_multiplying, "ours", False) and "inputs will be cast" in str(record.msg))
+    return not getattr(_multiplying, "ours", False) or is_no_cast(record)
 
 
 def _product(codes: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -85,8 +84,6 @@ def _product(codes: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> tor
         return few.float()
     inputs = codes.float()
     y = inputs.new_empty(codes.shape[0], rows.shape[0])
-    step = max(1, _BLOCK_WEIGHTS // rows.shape[1])
-    for start in range(0, rows.shape[0], step):
-        part = slice(start, start + step)
+    for part in row_blocks(rows):
         y[:, part] = inputs @ rows[part].float().T
     return y
